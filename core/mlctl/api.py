@@ -1,0 +1,252 @@
+"""mlctl from Python: what the command line does, for notebooks, scripts and the orchestrators' wrappers.
+
+job = mlctl.load("jobs/train.yaml", params={"lr": 0.1})
+run = mlctl.submit(job)                  # at once; `mlctl.run` waits
+for line in run.logs(follow=True): ...
+run.wait().result().outputs["model"]
+"""
+
+from __future__ import annotations
+
+import html
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import backend as backends
+from . import config as configuration
+from . import jobfile, ledger, lifecycle, watch
+from .backend import Backend, Settings
+from .config import Config
+from .errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, one_line
+from .job import Job
+from .runs import Key, Plan, Result, Run, State, Status
+
+__all__ = ["RunHandle", "execution", "load", "plan", "reach", "run", "submit"]
+
+JobLike = Job | Mapping[str, Any] | str | Path
+"""A job, what its file would hold, or the path of its file."""
+
+
+def load(job: JobLike, params: Mapping[str, Any] | None = None, inputs: Mapping[str, str] | None = None) -> Job:
+    """The job, checked, with parameters and inputs of this run. Raises InvalidJob with file, line and field."""
+    if isinstance(job, Job) and not params and not inputs:
+        return job
+    return jobfile.load(job, params, inputs)
+
+
+def execution(
+    job: JobLike,
+    *,
+    params: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    target: str | None = None,
+    profile: str | None = None,
+    key: str | None = None,
+    retry: bool = False,
+    on_change: str = "fail",
+    settings: Mapping[str, Any] | None = None,
+    values: Mapping[str, str] | None = None,
+    config: Config | str | Path | None = None,
+) -> lifecycle.Execution:
+    """A job on its way to its platform: configuration found, target routed, backend loaded; nothing started.
+
+    `key`: the same key for the same job is the same run, whoever asks; without one each call is a new run. `retry`:
+    another attempt where the last one under the key ended badly. `on_change`: fail, adopt or replace, where the key
+    names a run of another job. `settings` override the target's. `values` are kept with the run on the platform. Raises
+    InvalidJob, InvalidConfig.
+    """
+    if on_change not in lifecycle.ON_CHANGE:
+        raise InvalidConfig(f"on_change: got {one_line(on_change)}, expected {', '.join(lifecycle.ON_CHANGE)}")
+    if key is not None and not key.strip():
+        raise InvalidConfig("key: is empty; leave it out for a new run")
+    made = load(job, params, inputs)
+    if not isinstance(config, Config):
+        file = None if isinstance(job, Mapping) else Path(made.document.source)
+        config = configuration.load(file, config, profile, target)
+        target = None
+    if config.defaults:
+        made = jobfile.load(made, defaults=config.defaults)
+    chosen = config.target(target or config.route(made), settings)
+    at = Settings(chosen.name, chosen.settings, config.home)
+    name = Key(key or secrets.token_hex(8), made.name)
+    return lifecycle.Execution(made, backends.load(chosen.backend, at), at, name, values or {}, retry, on_change)
+
+
+def plan(job: JobLike, **options: Any) -> Plan:
+    """Exactly what would be sent, and what the platform won't honour. Options as of `execution`. Starts nothing."""
+    return execution(job, **options).plan()
+
+
+def submit(job: JobLike, **options: Any) -> RunHandle:
+    """Starts the job, or finds the run that its `key` names; doesn't wait. Options as of `execution`."""
+    made = execution(job, **options)
+    outcome = made.start()
+    return RunHandle(made.backend, outcome.run, made, outcome)
+
+
+def run(job: JobLike, *, timeout: float | None = None, **options: Any) -> RunHandle:
+    """Starts the job and waits for its success. Options as of `execution`; `timeout` bounds the wait, in seconds.
+
+    Raises RunFailed where the job ended badly; TimeoutError where the wait was not enough (the run goes on).
+    """
+    return submit(job, **options).wait(timeout)
+
+
+def reach(text: str, config: Config | None = None) -> RunHandle:
+    """The run with that URL; or the newest in this machine's record with that name, that job's name or that key.
+
+    Raises RunNotFound where there is none.
+    """
+    config = config or configuration.load()
+    entry = None
+    if "://" not in text:
+        entry = next(
+            (one for one in ledger.recent(config.home) if text in (Run.parse(one.run).name, one.job, one.key)), None
+        )
+        if entry is None:
+            raise RunNotFound(
+                f"'{text}': no run, job or key of that name in this machine's record; mlctl list shows it; a URL works too"
+            )
+    run = Run.parse(entry.run if entry else text)
+    return RunHandle(backend_of(run, config, entry.target if entry else ""), run)
+
+
+def backend_of(run: Run, config: Config, target: str = "") -> Backend:
+    """The backend that reaches `run`: of the target called `target` if that is still there, else of any with its
+    platform."""
+    names = [target] if target in config.values["targets"] else []
+    names += [name for name, settings in config.values["targets"].items() if settings["backend"] == run.backend]
+    for name in names:
+        chosen = config.target(name)
+        if chosen.backend == run.backend:
+            return backends.load(run.backend, Settings(name, chosen.settings, config.home))
+    return backends.load(run.backend, Settings(run.backend, {}, config.home))
+
+
+class RunHandle:
+    """A run in hand. All it needs is its URL, so `mlctl.reach(str(handle.url))` in another process is the same run."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        run: Run,
+        execution: lifecycle.Execution | None = None,
+        outcome: lifecycle.Outcome | None = None,
+    ) -> None:
+        self._backend = backend
+        self._run = run
+        self._execution = execution
+        self._outcome = outcome
+
+    @property
+    def backend(self) -> Backend:
+        """The platform."""
+        return self._backend
+
+    @property
+    def run(self) -> Run:
+        """The attempt in hand: a later one than at first where the job's `retry` was spent."""
+        return self._run
+
+    @property
+    def url(self) -> str:
+        """Where the run is, from anywhere."""
+        return str(self._run)
+
+    @property
+    def name(self) -> str:
+        """The run's name on its platform."""
+        return self._run.name
+
+    @property
+    def key(self) -> str:
+        """The key it was submitted under; empty for a run that was reached by its URL."""
+        return self._execution.key.text if self._execution else ""
+
+    @property
+    def made(self) -> bool:
+        """True where this call submitted the run; False where it was found."""
+        return bool(self._outcome and self._outcome.made)
+
+    def status(self) -> Status:
+        """What the platform says now. Raises RunNotFound, Unavailable, Unauthorized."""
+        answer = self._backend.status([self._run])[self._run]
+        if isinstance(answer, MlctlError):
+            raise answer
+        return answer
+
+    def ended(self, timeout: float | None = None, each: Callable[[Run, Status], None] | None = None) -> Status | None:
+        """The terminal status, or None after `timeout` seconds. Spends the job's `retry`. `each` sees every status on
+        the way."""
+        if self._execution and self._outcome:
+            self._outcome = self._execution.wait(self._outcome, timeout, each)
+            self._run = self._outcome.run
+            return self._outcome.status
+        run = self._run
+        return watch.until_done(self._backend, run, timeout, (lambda status: each(run, status)) if each else None)
+
+    def wait(self, timeout: float | None = None) -> RunHandle:
+        """Returns this handle once the run succeeded. Raises RunFailed; TimeoutError after `timeout` seconds (the run
+        goes on)."""
+        status = self.ended(timeout)
+        if status is None:
+            raise TimeoutError(f"{self._run}: still going after {timeout} s; it goes on")
+        if status.state is not State.SUCCEEDED:
+            raise RunFailed(self._run, status)
+        return self
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        """The lines so far; with `follow`, until the run has ended."""
+        cursor = ""
+        rounds = watch.rounds(self._backend, lambda: [self._run]) if follow else iter([{self._run: None}])
+        for answer in rounds:
+            status = answer.get(self._run)
+            if isinstance(status, MlctlError):
+                raise status
+            for logs in lifecycle.lines(self._backend, self._run, cursor):
+                yield from logs.lines
+                cursor = logs.cursor
+            if status and status.state.terminal:
+                return
+
+    def cancel(self, timeout: float | None = None) -> Status | None:
+        """Ends the run and waits for its end; the status, or None after `timeout` seconds. A no-op where it has
+        ended."""
+        if self._execution:
+            self._execution.stop()
+        return lifecycle.cancel(self._backend, self._run, timeout)
+
+    def result(self) -> Result:
+        """What the run left so far: outputs' addresses, metrics."""
+        return self._backend.result(self._run)
+
+    def __repr__(self) -> str:
+        return f"<mlctl run {self.url}>"
+
+    def _repr_html_(self) -> str:
+        status, result = self.status(), self.result()
+        rows = {"state": status.state.value, "message": status.message, "run": self.url, "link": status.link}
+        rows |= {f"output {name}": address for name, address in result.outputs.items()}
+        rows |= {f"metric {name}": f"{value:g}" for name, value in result.metrics.items()}
+        return _table(f"run {self.name}", rows)
+
+
+def _table(title: str, rows: Mapping[str, str]) -> str:
+    cells = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
+        for name, value in rows.items()
+        if value
+    )
+    return f"<table><caption>{html.escape(title)}</caption>{cells}</table>"
+
+
+def plan_html(plan: Plan) -> str:
+    """A plan as notebooks show it."""
+    import json
+
+    rows = {"target": plan.target, "backend": plan.backend}
+    rows |= {f"not honoured: {loss.field}": loss.why for loss in plan.losses}
+    request = html.escape(json.dumps(plan.request, indent=2))
+    return _table(f"plan {plan.name}", rows) + f"<details><summary>request</summary><pre>{request}</pre></details>"

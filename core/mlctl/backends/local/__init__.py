@@ -1,0 +1,409 @@
+"""This machine as a platform: real processes, no server, no supervisor but a shell (see folder.py).
+
+A run outlives its caller. Nothing is queued: what is submitted starts. What this machine may lack (an accelerator,
+nodes, spot) is a listed loss, so that one job file serves a laptop and production.
+
+Settings: `inherit_env` (names of variables that jobs get from the caller's environment, beside the usual few), `grace`
+(seconds between SIGTERM and SIGKILL, 10), `secrets` (env:NAME or file:PATH), `layout: sagemaker` (SM_* and an
+/opt/ml-like folder).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlctl import contract
+from mlctl.backend import Base, Facts, Features, Finding
+from mlctl.errors import InvalidJob, MlctlError, RunExists, RunNotFound, Unavailable, Unsupported
+from mlctl.job import Job
+from mlctl.policy import Admitted
+from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, Status, Upload
+
+from . import environment, folder
+
+__all__ = ["Local"]
+
+_INHERITED = (
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH",
+    "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
+)  # fmt: skip
+_CHUNK = 1 << 20
+_LOSSES = {
+    "image": "runs in a Python of this machine, not in the image",
+    "resources.cpu": "not limited: the job sees the whole machine",
+    "resources.memory": "not limited: the job sees the whole machine",
+    "resources.accelerators": "the job sees what this machine has",
+    "resources.disk": "the job sees what this machine has",
+    "resources.shm": "the job sees what this machine has",
+    "resources.spot": "this machine is not taken back",
+    "resources.nodes": "runs on this one machine, as one node",
+    "distribution": "runs as one process, rank 0 of 1",
+    "queue_timeout": "nothing is queued here",
+    "inputs.mode.mount": "read in place, which is what mount asks for",
+    "outputs.mode.mount": "written in place, which is what mount asks for",
+    "outputs.mode.upload": "written in place",
+}
+
+
+class Local(Base):
+    """Runs jobs as processes of this machine, below `home`/runs."""
+
+    name = "local"
+    interval = 0.5
+    features = Features(
+        kinds=frozenset({"process", "train", "batch-inference"}),
+        honours=frozenset(
+            {
+                "code", "python", "requirements", "command.shell", "params", "inputs", "inputs.mode.download", "outputs",
+                "outputs.uri", "env", "secrets", "timeout", "labels", "tags",
+            }
+        ),
+        loses=_LOSSES,
+    )  # fmt: skip
+
+    @property
+    def _runs(self) -> Path:
+        return self.settings.home / "runs"
+
+    def resolve(self, job: Job) -> Facts:
+        """Looks for the inputs and the Python; reads nothing else."""
+        for name, each in job.inputs.items():
+            if "://" in each.uri:
+                text = f"{each.uri}: this platform reads paths of this machine; give a copy: --input {name}=PATH"
+                raise Unsupported(str(job.fail(("inputs", name), text)))
+            if not os.path.exists(each.uri):  # noqa: PTH110 - a path with a null byte is only false here
+                raise job.fail(("inputs", name), f"{each.uri}: no such file or folder")
+        return {
+            "home": str(self.settings.home),
+            "host": socket.gethostname(),
+            "python": environment.choose(job, self.settings.home),
+            "folders": [name for name, each in job.inputs.items() if os.path.isdir(each.uri)],  # noqa: PTH112
+        }
+
+    def plan(self, job: Job, facts: Facts, name: str) -> Plan:
+        """The words, the variables and the folders of the process to be."""
+        losses = list(self.features.losses(self.name, job))
+        if job.image and job.code is None:
+            raise Unsupported(
+                str(job.fail(("image",), "the code is in the image, and local runs no images; give code:"))
+            )
+        stem, _, attempt = name.rpartition("-")
+        run = Run(self.name, facts["host"], facts["home"].lstrip("/"), name)
+        at = f"{facts['home']}/runs/{stem}/{attempt}"
+        inputs = {
+            key: f"{at}/inputs/{key}/{Path(each.uri).name}" if each.mode == "download" else each.uri
+            for key, each in job.inputs.items()
+        }
+        outputs = {
+            key: f"{each.uri}/{name}/{key}" if each.uri else f"{at}/outputs/{key}" for key, each in job.outputs.items()
+        }
+        if remote := next((key for key, each in job.outputs.items() if "://" in each.uri), None):
+            text = f"{job.outputs[remote].uri}: this platform writes to paths of this machine; leave it out"
+            raise Unsupported(str(job.fail(("outputs", remote), text)))
+        places = contract.Places(
+            inputs, outputs, f"{at}/params.json", f"{at}/metrics.jsonl", f"{facts['home']}/runs/{stem}/checkpoints"
+        )
+        argv, env = contract.argv(job, places), contract.environment(job, places, str(run))
+        for word in (*argv, *env.values()):
+            if "\0" in word:
+                raise job.fail(("command",), "a null byte can't be passed to a process")
+        if argv[0] in ("python", "python3"):
+            argv[0] = facts["python"]["path"]
+        request: dict[str, Any] = {
+            "argv": argv,
+            "env": {"PYTHONUNBUFFERED": "1", **env},
+            "inherit_env": [*_INHERITED, *self._names("inherit_env")],
+            "secrets": {name: self._source(name) for name in job.secrets},
+            "python": facts["python"],
+            "code": job.package.sha256 if job.package else None,
+            "params": job.values(),
+            "inputs": {
+                key: {"from": each.uri, "at": inputs[key], "copied": each.mode == "download"}
+                for key, each in job.inputs.items()
+            },
+            "outputs": outputs,
+            "folder": at,
+            "timeout": job.timeout,
+            "grace": self._grace(),
+        }
+        layout = job.platforms.get("local", {}).get("layout", self.settings.values.get("layout"))
+        if layout == "sagemaker":
+            from . import sagemaker_layout
+
+            sagemaker_layout.add(request, job, at, facts["folders"])
+        elif layout is not None:
+            raise self.settings.fail("layout", f"got '{layout}', expected sagemaker")
+        if unknown := job.platforms.get("local", {}).keys() - {"layout"}:
+            raise job.fail(("platforms", "local", min(unknown)), "unknown field; expected layout")
+        uploads: tuple[Upload, ...] = ()
+        if job.package:
+            address = f"file://{facts['home']}/packages/{job.package.sha256}.tar.gz"
+            uploads = (Upload(str(job.package.path), job.package.sha256, address),)
+        return Plan(name, self.name, self.settings.target, request, uploads, tuple(losses))
+
+    def _names(self, setting: str) -> list[str]:
+        value = self.settings.values.get(setting, [])
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise self.settings.fail(setting, "expected a list of variables' names")
+        return value
+
+    def _grace(self) -> int:
+        value = self.settings.values.get("grace", 10)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 3600:
+            raise self.settings.fail("grace", f"got {value!r}, expected seconds from 0 to 3600")
+        return value
+
+    def _source(self, name: str) -> str:
+        source = str(self.settings.values.get("secrets", {}).get(name, f"env:{name}"))
+        if not source.startswith(("env:", "file:")):
+            raise self.settings.fail(f"secrets.{name}", "got a source of another sort, expected env:NAME or file:PATH")
+        return source
+
+    def find(self, key: Key) -> list[Found]:
+        """Lists one folder: the attempts are numbered in it."""
+        try:
+            numbers = sorted(int(name) for name in os.listdir(self._runs / key.stem(self.name_limit)) if name.isdigit())  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+        except OSError as reason:
+            raise _unavailable(self._runs, reason) from None
+        found = []
+        for number in numbers:
+            run = self._run(key.name(number, self.name_limit))
+            at = self._folder(run)
+            try:
+                found.append(
+                    Found(run, number, Stamp.of_json(json.dumps(folder.plan_of(at)["stamp"])), folder.read(at))
+                )
+            except FileNotFoundError:  # pruned meanwhile
+                continue
+            except OSError as reason:
+                raise _unavailable(at, reason) from None
+        return found
+
+    def _run(self, name: str) -> Run:
+        return Run(self.name, socket.gethostname(), str(self.settings.home).lstrip("/"), name)
+
+    def _folder(self, run: Run) -> Path:
+        stem, _, attempt = run.name.rpartition("-")
+        return Path("/", run.scope, "runs", stem, attempt)
+
+    def submit(self, plan: Admitted, stamp: Stamp) -> Run:
+        """Builds what the job needs in Python, takes the name by renaming a folder, and starts the shim.
+
+        A caller that dies on the way leaves a name that was never started (`abandoned`), or none at all.
+        Raises InvalidJob for a command that isn't there; InvalidConfig for a secret that isn't.
+        """
+        request = plan.plan.request
+        environment.ensure(request["python"])
+        env = self._environment(request)
+        argv = [self._program(request["argv"][0], env), *request["argv"][1:]]
+        run, at = self._run(plan.plan.name), Path(request["folder"])
+        try:
+            at.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=".new-", dir=at.parent))
+        except OSError as reason:
+            raise _unavailable(at.parent, reason) from None
+        lock = -1
+        try:
+            lock = os.open(draft / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if lock < 3:  # the caller closed its own standard files: the shim's would be taken for the lock
+                lock = fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, 3)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._fill(draft, request, stamp)
+            draft.rename(at)
+            timeout = str(request["timeout"] or "")
+            folder.spawn(
+                folder.SHIM,
+                [str(at), str(run), timeout, str(request["grace"]), f"{at}/code", *argv],
+                env,
+                lock,
+                at / "log",
+            )
+        except OSError as reason:
+            shutil.rmtree(draft, ignore_errors=True)
+            if at.exists():
+                raise RunExists(run) from None
+            raise _unavailable(at, reason) from None
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        finally:
+            if lock >= 0:
+                os.close(lock)
+        return run
+
+    def _environment(self, request: Mapping[str, Any]) -> dict[str, str]:
+        env = {name: os.environ[name] for name in request["inherit_env"] if name in os.environ}
+        bin_folder = str(Path(request["python"]["path"]).parent)
+        env["PATH"] = f"{bin_folder}{os.pathsep}{env.get('PATH', os.defpath)}"
+        if request["python"]["from"] != "interpreter":
+            env["VIRTUAL_ENV"] = str(Path(bin_folder).parent)
+        env.update(request["env"])
+        for name, source in request["secrets"].items():
+            env[name] = self._secret(name, source)
+        return env
+
+    def _secret(self, name: str, source: str) -> str:
+        kind, _, where = source.partition(":")
+        if kind == "env":
+            if where not in os.environ:
+                raise self.settings.fail(
+                    f"secrets.{name}", f"comes from the environment variable {where}, which isn't set"
+                )
+            return os.environ[where]
+        try:
+            return Path(where).expanduser().read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, ValueError, RuntimeError) as reason:
+            raise self.settings.fail(
+                f"secrets.{name}", f"comes from {where}: {getattr(reason, 'strerror', reason)}"
+            ) from None
+
+    def _program(self, word: str, env: Mapping[str, str]) -> str:
+        """The path of the program, so that no shell's own word is run in its place."""
+        if "/" in word:
+            return word
+        if path := shutil.which(word, path=env["PATH"]):
+            return path
+        raise InvalidJob(f"command: '{word}' is no program on the job's PATH, {env['PATH']}")
+
+    def _fill(self, draft: Path, request: Mapping[str, Any], stamp: Stamp) -> None:
+        """All that the run starts with, before the folder has its name."""
+        record = {
+            "request": request, "stamp": vars(stamp), "host": socket.gethostname(), "created": time.time(),
+            "oom_kills": folder.oom_kills(),
+        }  # fmt: skip
+        (draft / "plan.json").write_text(json.dumps(record))
+        (draft / "params.json").write_text(json.dumps(request["params"]))
+        if request["code"]:
+            from mlctl.package import unpack
+
+            unpack(self.settings.home / "packages" / f"{request['code']}.tar.gz", request["code"], draft / "code")
+        else:
+            (draft / "code").mkdir()
+        at = Path(request["folder"])
+        for name, each in request["inputs"].items():
+            if each["copied"]:
+                target = draft / "inputs" / name
+                target.mkdir(parents=True)
+                copy = shutil.copytree if os.path.isdir(each["from"]) else shutil.copy2  # noqa: PTH112
+                copy(each["from"], target / Path(each["from"]).name)
+        (at.parent / "checkpoints").mkdir(exist_ok=True)
+        for path in request["outputs"].values():
+            inside = Path(path).is_relative_to(at)
+            (draft / Path(path).relative_to(at) if inside else Path(path)).mkdir(parents=True, exist_ok=True)
+        if "layout" in request:
+            from . import sagemaker_layout
+
+            sagemaker_layout.fill(draft, request)
+
+    def status(self, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
+        """Reads one folder's listing a run."""
+        folder.reap()
+        answer: dict[Run, Status | MlctlError] = {}
+        for run in runs:
+            try:
+                answer[run] = folder.read(self._folder(run))
+            except FileNotFoundError:
+                answer[run] = self._not_here(run)
+            except OSError as reason:
+                answer[run] = _unavailable(self._folder(run), reason)
+        return answer
+
+    def _not_here(self, run: Run) -> MlctlError:
+        here = socket.gethostname()
+        if run.account != here:
+            return Unavailable(f"{run}: lives on {run.account}, and this is {here}; ask there")
+        return RunNotFound(f"{run}: no such run in {Path('/', run.scope)}; it may have been pruned by mlctl gc")
+
+    def logs(self, run: Run, since: str = "") -> Logs:
+        """Lines of the run's log; the cursor is a byte offset. A line without its end is given once the run has
+        ended."""
+        at = self._folder(run)
+        offset = int(since or 0)
+        try:
+            with (at / "log").open("rb") as stream:
+                stream.seek(offset)
+                data = stream.read(_CHUNK)
+        except FileNotFoundError:
+            if not at.exists():
+                raise self._not_here(run) from None
+            return Logs((), since)
+        except OSError as reason:
+            raise _unavailable(at, reason) from None
+        whole = data.rfind(b"\n") + 1
+        if whole == 0 and data and (len(data) == _CHUNK or folder.read(at).state.terminal):
+            whole = len(data)
+        lines = data[:whole].decode("utf-8", "replace").split("\n")
+        return Logs(tuple(lines[:-1] if lines[-1] == "" else lines), str(offset + whole))
+
+    def result(self, run: Run) -> Result:
+        """The outputs' folders, and the metrics file."""
+        at = self._folder(run)
+        try:
+            outputs = folder.plan_of(at)["request"]["outputs"]
+        except FileNotFoundError:
+            raise self._not_here(run) from None
+        try:
+            with (at / "metrics.jsonl").open(encoding="utf-8", errors="replace") as stream:
+                return Result(outputs, contract.metrics(stream))
+        except FileNotFoundError:
+            return Result(outputs)
+
+    def cancel(self, run: Run) -> None:
+        """SIGTERM to the whole process group, SIGKILL after the grace, and to what has left the group (on Linux)."""
+        at = self._folder(run)
+        try:
+            plan = folder.plan_of(at)
+            if plan["host"] != socket.gethostname() and not folder.read(at).state.terminal:
+                raise Unavailable(f"{run}: its processes are on {plan['host']}; cancel it there")
+            folder.cancel(at, str(run), plan["request"]["grace"])
+        except FileNotFoundError:
+            raise self._not_here(run) from None
+        except OSError as reason:
+            raise _unavailable(at, reason) from None
+
+    def check(self) -> Iterator[Finding]:
+        """A folder that can be written, a lock that holds, a shell, a way to build environments."""
+        home = self.settings.home
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=home) as probe:
+                fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield Finding("home", True, f"{home} can be written and locked")
+        except OSError as reason:
+            yield Finding("home", False, f"{home}: {reason.strerror}", "set MLCTL_HOME to a folder on a local disk")
+            return
+        free = shutil.disk_usage(home).free
+        yield Finding("disk", free > 1 << 30, f"{free >> 30} GiB free", "mlctl gc removes old runs; or move MLCTL_HOME")
+        shell = shutil.which("sh", path="/bin")
+        yield Finding("shell", bool(shell), shell or "no /bin/sh", "install a POSIX shell as /bin/sh")
+        builder = shutil.which("uv")
+        text = f"environments are built with {builder or sys.executable + ' -m venv and pip'}"
+        yield Finding("python", True, text)
+
+    def pause(self, runs: Sequence[Run], seconds: float) -> None:
+        """On Linux returns as soon as the shim of one of the first runs ends; elsewhere sleeps."""
+        if not hasattr(os, "pidfd_open"):
+            return super().pause(runs, seconds)
+        return folder.sleep_until_end([self._folder(run) for run in runs[:256]], seconds)
+
+    def prune(self, before: float, dry: bool) -> Iterator[str]:
+        """Removes runs that ended before, and the packages and environments that no run has used since."""
+        from . import prune
+
+        return prune.prune(self.settings.home, before, dry)
+
+
+def _unavailable(path: Path, reason: OSError) -> Unavailable:
+    return Unavailable(f"{path}: {reason.strerror or reason}")

@@ -1,0 +1,142 @@
+"""The command line. Each group of commands is a module, imported when one of its commands runs; `mlctl --help` imports
+none.
+
+What answers a question goes to stdout, everything else to stderr. An error is one line and an exit code; errors.py has
+the table.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+
+from mlctl import __version__
+from mlctl.errors import MlctlError, Unavailable
+
+__all__ = ["main"]
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "init": ("project", "Start a project, or a job file for code that is there."),
+    "validate": ("jobs", "Check job files."),
+    "plan": ("jobs", "Show what would be sent, and what would not be honoured."),
+    "run": ("jobs", "Run a job and wait for its end."),
+    "submit": ("jobs", "Start a job, and return."),
+    "status": ("runs", "Show the state of runs."),
+    "describe": ("runs", "Show all that is known of a run."),
+    "wait": ("runs", "Wait for the end of a run."),
+    "logs": ("runs", "Print a run's log."),
+    "metrics": ("runs", "Show a run's metrics."),
+    "outputs": ("runs", "Show where a run's outputs are."),
+    "cancel": ("runs", "End runs."),
+    "list": ("runs", "List the runs submitted from this machine."),
+    "targets": ("project", "List the targets."),
+    "schema": ("project", "Print the schema of the job file, or of the configuration."),
+    "config": ("project", "Show the configuration, and where each value came from."),
+    "doctor": ("project", "Check that this machine and a target work."),
+    "gc": ("project", "Remove old runs, and what nothing uses any more."),
+    "completion": ("project", "Print the script that completes mlctl in a shell."),
+}
+_FUNCTIONS = {"list": "list_", "config": "config_"}  # a command's name is not always free in Python
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = getattr(
+            import_module(f".{COMMANDS[cmd_name][0]}", __name__), _FUNCTIONS.get(cmd_name, cmd_name)
+        )
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from mlctl.errors import did_you_mean
+
+            near = did_you_mean(args[0], COMMANDS) or "; mlctl --help lists them"
+            raise click.UsageError(f"no command '{args[0]}'{near}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="mlctl %(version)s")
+@click.option("-v", "--verbose", count=True, help="Say more of what is done; twice: everything.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but answers and errors.")
+def cli(verbose: int, quiet: bool) -> None:
+    """One job file. Any platform. Any orchestrator.
+
+    \b
+    mlctl run jobs/train.yaml --param lr=0.1
+    mlctl logs -f churn-train
+
+    A run is named by its URL, its name, its key, or its job's name for the newest one.
+
+    \b
+    Exit codes: 0 success, 1 the job failed, 2 bad input, 70 internal or not found,
+    75 try again, 77 denied, 124 the job's timeout, 130 cancelled or interrupted.
+    """
+    level = logging.ERROR if quiet else (logging.INFO, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level if verbose < 2 else logging.DEBUG, format="mlctl: %(message)s", stream=sys.stderr)
+    if verbose < 2:
+        logging.getLogger().setLevel(logging.ERROR)
+        logging.getLogger("mlctl").setLevel(level)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The entry point: runs a command and ends the process with its exit code."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Runs a command; its exit code. Errors are printed, one line each."""
+    try:
+        code: Any = cli.main(args, prog_name="mlctl", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        text = error.format_message().strip()
+        return complain(text[0].lower() + text[1:] if text[:1].isupper() and text[1:2].islower() else text, 2)
+    except click.Abort:
+        return 130
+    except MlctlError as error:
+        return complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return complain("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if os.environ.get("MLCTL_DEBUG"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return complain(f"{where}{error.strerror or error}", Unavailable.exit_code)
+    except Exception as error:
+        if os.environ.get("MLCTL_DEBUG"):
+            raise
+        return complain(
+            f"internal error, please report it: {type(error).__name__}: {error} (MLCTL_DEBUG=1 shows where)", 70
+        )
+
+
+def complain(text: str, code: int) -> int:
+    """Prints an error as one line; gives its exit code back."""
+    line = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    click.echo(f"{click.style('mlctl:', fg='red', bold=True)} {line}", err=True)
+    return code

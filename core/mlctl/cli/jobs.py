@@ -1,0 +1,264 @@
+"""Commands about job files: validate, plan, run, submit."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import signal
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mlctl import api, lifecycle
+from mlctl.errors import InvalidConfig, MlctlError, RunFailed
+from mlctl.job import Job
+from mlctl.runs import Plan, Result, Run, State, Status
+
+from . import complain, show
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Pairs(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.3
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals or not name:
+            self.fail(f"got '{value}', expected NAME=VALUE", param, ctx)
+        return name, text
+
+
+_PAIR = _Pairs()
+_OPTIONS = (
+    click.argument("job", type=click.Path(path_type=Path)),
+    click.option("-p", "--param", "params", multiple=True, type=_PAIR, help="A parameter's value for this run."),
+    click.option(
+        "-i", "--input", "inputs", multiple=True, type=_PAIR, help="Where an input is, for this run: a path or URI."
+    ),
+    click.option("--profile", help="The routes to use; MLCTL_PROFILE, else dev."),
+    click.option("--set", "settings", multiple=True, type=_PAIR, help="A setting of the target, for this run."),
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        help="The configuration; MLCTL_CONFIG, else the nearest mlctl.yaml.",
+    ),
+)
+_RUN_OPTIONS = (
+    click.option("-t", "--target", help="Where to run; MLCTL_TARGET, else the profile's routes decide."),
+    click.option("-k", "--key", help="The same key is the same run: adopts or reports what is there."),
+    click.option("--retry", is_flag=True, help="Another attempt, where the last one under the key ended badly."),
+    click.option(
+        "--on-change", type=click.Choice(lifecycle.ON_CHANGE), default="fail", show_default=True,
+        help="Where the key names a run of another version of the job: an error, take it, or start anew.",
+    ),
+)  # fmt: skip
+
+
+def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _settings(pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """Values as YAML would read them where they are plain JSON, else as text."""
+    found: dict[str, Any] = {}
+    for name, text in pairs:
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def _execution(job: Path, options: dict[str, Any], target: str | None) -> lifecycle.Execution:
+    given = {**options, "params": dict(options["params"]), "inputs": dict(options["inputs"])}
+    given["settings"] = _settings(options["settings"])
+    return api.execution(job, target=target, **given)
+
+
+@click.command()
+@click.argument("jobs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@show.json_option
+def validate(jobs: tuple[Path, ...], json_: bool) -> int:
+    """Check job files: every field, every placeholder, every file they name. Starts nothing."""
+    errors: dict[str, str | None] = {}
+    for path in jobs:
+        try:
+            job = api.load(path)
+            _check_files(job)
+            errors[str(path)] = None
+        except MlctlError as error:
+            errors[str(path)] = str(error)
+    if json_:
+        show.as_json([{"job": path, "valid": text is None, "error": text} for path, text in errors.items()])
+    for name, text in errors.items():
+        if text is not None:
+            complain(text, 2)
+        elif not json_:
+            click.echo(f"{name}: {click.style('valid', fg='green')}")
+    return 2 if any(errors.values()) else 0
+
+
+def _check_files(job: Job) -> None:
+    if job.code is not None and not job.code.is_dir():
+        raise job.fail(("code",), f"{job.code}: no such folder")
+    if isinstance(job.requirements, Path) and not job.requirements.is_file():
+        raise job.fail(("requirements",), f"{job.requirements}: no such file")
+
+
+@click.command()
+@_with(*_OPTIONS)
+@click.option("-t", "--target", "targets", multiple=True, help="Where; given twice: the two, compared.")
+@show.json_option
+def plan(job: Path, targets: tuple[str, ...], json_: bool, **options: Any) -> None:
+    """Show exactly what would be sent to the platform, and what it would not honour. Starts nothing."""
+    if len(targets) > 2:
+        raise InvalidConfig(f"--target: got {len(targets)}, expected one, or two to compare")
+    plans = [_execution(job, {**options, "key": "plan"}, target).plan() for target in targets or (None,)]
+    if json_:
+        show.as_json(plans[0].to_json() if len(plans) == 1 else [plan.to_json() for plan in plans])
+    elif len(plans) == 1:
+        _show_plan(plans[0])
+    else:
+        _compare(plans[0], plans[1])
+
+
+def _show_plan(plan: Plan) -> None:
+    show.described({"plan": plan.name, "target": f"{plan.target} ({plan.backend})"})
+    for upload in plan.uploads:
+        show.described({"upload": upload.address})
+    for loss in plan.losses:
+        click.echo(f"{click.style('not honoured', fg='yellow')}  {loss.field}: {loss.why}")
+    click.echo(json.dumps(plan.request, indent=2, ensure_ascii=False))
+
+
+def _compare(one: Plan, other: Plan) -> None:
+    left, right = (json.dumps(plan.to_json(), indent=2, ensure_ascii=False).splitlines() for plan in (one, other))
+    for line in difflib.unified_diff(left, right, f"target {one.target}", f"target {other.target}", lineterm="", n=2):
+        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        click.echo(click.style(line, fg=colour) if colour else line)
+    for plan in (one, other):
+        for loss in plan.losses:
+            click.echo(f"{click.style(f'not honoured by {plan.target}', fg='yellow')}  {loss.field}: {loss.why}")
+        if not plan.losses:
+            click.echo(f"{plan.target} honours every field")
+
+
+@click.command()
+@_with(*_OPTIONS, *_RUN_OPTIONS)
+@show.json_option
+def submit(job: Path, target: str | None, json_: bool, **options: Any) -> None:
+    """Start a job, print its URL, and return."""
+    execution = _execution(job, options, target)
+    outcome = execution.start()
+    if json_:
+        show.as_json(_answer(execution, outcome, None))
+        return
+    _announce(execution, outcome)
+    click.echo(str(outcome.run))
+
+
+@click.command()
+@_with(*_OPTIONS, *_RUN_OPTIONS)
+@click.option("--on-interrupt", type=click.Choice(("leave", "cancel")), default="leave", show_default=True,
+              help="What Ctrl-C and SIGTERM do to the job.")  # fmt: skip
+@show.json_option
+def run(job: Path, target: str | None, on_interrupt: str, json_: bool, **options: Any) -> int:
+    """Run a job, print its log while it runs, and end with its outcome as the exit code."""
+    execution = _execution(job, options, target)
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    outcome = None
+    try:
+        outcome = execution.start()
+        _announce(execution, outcome)
+        tail = _Tail(execution, to_stderr=json_)
+        outcome = execution.wait(outcome, each=tail)
+        tail(outcome.run, outcome.status)
+    except KeyboardInterrupt:
+        return _interrupted(execution, outcome, on_interrupt)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    result = execution.backend.result(outcome.run)
+    if json_:
+        show.as_json(_answer(execution, outcome, result))
+    else:
+        _conclude(outcome, result)
+    status = outcome.status
+    if status and status.state is not State.SUCCEEDED:
+        return complain(str(RunFailed(outcome.run, status)), RunFailed(outcome.run, status).exit_code)
+    return 0
+
+
+class _Tail:
+    """Prints what is new in a run's log, each time it is called; a later attempt starts its own log."""
+
+    def __init__(self, execution: lifecycle.Execution, to_stderr: bool) -> None:
+        self.backend, self.to_stderr = execution.backend, to_stderr
+        self.run: Run | None = None
+        self.cursor = ""
+
+    def __call__(self, run: Run, status: Status | None) -> None:
+        if run != self.run:
+            self.run, self.cursor = run, ""
+        for logs in lifecycle.lines(self.backend, run, self.cursor):
+            for line in logs.lines:
+                click.echo(line, err=self.to_stderr)
+            self.cursor = logs.cursor
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _interrupted(execution: lifecycle.Execution, outcome: lifecycle.Outcome | None, what: str) -> int:
+    if what == "cancel":
+        execution.stop()
+        for found in execution.backend.find(execution.key):
+            if not found.status.state.terminal:
+                lifecycle.cancel(execution.backend, found.run)
+                return complain(f"interrupted: {found.run.name} was cancelled", 130)
+        return complain("interrupted: nothing was running", 130)
+    if outcome is None:
+        key = execution.key.text
+        return complain(
+            f"interrupted while starting; the same command with --key {key} finds what was started, or starts it", 130
+        )
+    name = outcome.run.name
+    return complain(f"interrupted; the job goes on: mlctl logs -f {name} follows it, mlctl cancel {name} ends it", 130)
+
+
+def _announce(execution: lifecycle.Execution, outcome: lifecycle.Outcome) -> None:
+    verb = "started" if outcome.made else "found"
+    name = click.style(outcome.run.name, bold=True)
+    click.echo(f"{verb} {name} on {execution.settings.target}, key {execution.key.text}", err=True)
+
+
+def _conclude(outcome: lifecycle.Outcome, result: Result) -> None:
+    status = outcome.status
+    if status is None:
+        return
+    took = show.duration(status)
+    click.echo(f"{outcome.run.name}: {show.paint(status.state)}{f' in {took}' if took else ''}")
+    rows = {f"  {name}": f"{value:g}" for name, value in result.metrics.items()}
+    show.described(rows | {f"  {name}": address for name, address in result.outputs.items()})
+
+
+def _answer(execution: lifecycle.Execution, outcome: lifecycle.Outcome, result: Result | None) -> dict[str, Any]:
+    status = outcome.status
+    answer: dict[str, Any] = {
+        "run": str(outcome.run), "name": outcome.run.name, "key": execution.key.text, "target": execution.settings.target,
+        "made": outcome.made, "status": status.to_json() if status else None,
+    }  # fmt: skip
+    if result is not None:
+        answer |= {"outputs": dict(result.outputs), "metrics": result.metrics}
+    return answer

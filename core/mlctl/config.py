@@ -1,0 +1,286 @@
+"""Where jobs may run and under which rules: layers of configuration, and where each value came from.
+
+From the weakest to the strongest: what is built in, the organisation's file, the project's mlctl.yaml, the user's file,
+environment variables, flags. Mappings are joined key by key; everything else is replaced. What the organisation locks,
+nothing below may set.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from . import __version__, document
+from .document import Document, Keys, dotted
+from .errors import InvalidConfig, Unavailable, did_you_mean
+from .job import Job
+
+__all__ = ["Config", "Target", "home", "load"]
+
+FILE = "mlctl.yaml"
+_BUILT_IN: Mapping[str, Any] = {
+    "profile": "dev",
+    "targets": {"local": {"backend": "local"}},
+    "profiles": {"dev": [{"target": "local"}]},
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where: a name, a backend and its settings."""
+
+    name: str
+    backend: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The layers, joined. `origins` has the place that each value came from: `mlctl.yaml:12`, `MLCTL_PROFILE`,
+    `--target`."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[Keys, str]
+    locked: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key -> the organisation's file that locks it."""
+    home: Path = Path()
+
+    @property
+    def profile(self) -> str:
+        """The profile in force."""
+        return str(self.values["profile"])
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Fields for jobs that leave them out."""
+        found: Mapping[str, Any] = self.values.get("defaults", {})
+        return found
+
+    def target(self, name: str, overrides: Mapping[str, Any] | None = None) -> Target:
+        """The target called `name`, with settings of this call over its own. Raises InvalidConfig."""
+        targets = self.values["targets"]
+        if name not in targets:
+            near = did_you_mean(name, targets) or f"; there are: {', '.join(sorted(targets))}"
+            raise InvalidConfig(f"target '{name}' is not in the configuration{near}; mlctl targets lists them")
+        for key in overrides or {}:
+            _refuse_locked(self.locked, ("targets", name, key), f"--set {key}")
+        settings = {**targets[name], **(overrides or {})}
+        return Target(name, str(settings.pop("backend")), settings)
+
+    def route(self, job: Job) -> str:
+        """The name of the target for `job`: the one asked for, or that of the first rule of the profile that
+        matches."""
+        if asked := self.values.get("target"):
+            return str(asked)
+        profiles = self.values["profiles"]
+        if self.profile not in profiles:
+            near = did_you_mean(self.profile, profiles) or f"; there are: {', '.join(sorted(profiles))}"
+            raise InvalidConfig(
+                f"{self.origins.get(('profile',), '')}: profile '{self.profile}' is not in the configuration{near}"
+            )
+        for rule in profiles[self.profile]:
+            if _matches(rule, job):
+                return str(rule["target"])
+        where = self.origins.get(("profiles", self.profile), "")
+        text = f"no rule matches {job.kind.name} job '{job.name}'; add one, such as {{target: local}}, or name one with --target"
+        raise InvalidConfig(f"{where}: profiles.{self.profile}: {text}")
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        """(dotted key, value, origin) for every value, as `mlctl config` shows them."""
+        for keys, value in _leaves(self.values):
+            yield dotted(keys), value, self.origins.get(keys, "built in")
+
+
+def _matches(rule: Mapping[str, Any], job: Job) -> bool:
+    labels = rule.get("labels", {})
+    return (
+        rule.get("kind", job.kind.name) == job.kind.name
+        and fnmatch.fnmatchcase(job.name, rule.get("job", "*"))
+        and all(job.labels.get(name) == value for name, value in labels.items())
+    )
+
+
+def home() -> Path:
+    """Where runs, packages, environments and the record live: $MLCTL_HOME, else the user's data folder."""
+    given = os.environ.get("MLCTL_HOME")
+    if given:
+        return Path(given).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("mlctl", appauthor=False)
+
+
+def load(
+    job_file: Path | None = None, file: str | Path | None = None, profile: str | None = None, target: str | None = None
+) -> Config:
+    """The configuration for a job, from all its layers. Arguments are what the flags say.
+
+    The project's file is `file`, else $MLCTL_CONFIG, else the first mlctl.yaml from the job file's folder upwards, then
+    from the working folder, no further than the repository's root. Raises InvalidConfig with file and line;
+    Unavailable.
+    """
+    project = _project(job_file, file or os.environ.get("MLCTL_CONFIG"))
+    organisation = _organisation(project)
+    layers = [layer for layer in (organisation, project, _user()) if layer]
+    for layer in layers:
+        _require(layer)
+    locked = dict.fromkeys(organisation.data.get("locked", []), organisation.source) if organisation else {}
+    values: dict[str, Any] = {}
+    origins: dict[Keys, str] = {}
+    _join(values, _BUILT_IN, origins, lambda keys: "built in")
+    for layer in layers:
+        if layer is not organisation:
+            if "locked" in layer.data:
+                raise layer.fail(("locked",), "only the organisation's configuration can lock keys")
+            for keys, _ in _leaves(layer.data):
+                _refuse_locked(locked, keys, _place(layer, keys))
+        _join(values, layer.data, origins, lambda keys, layer=layer: _place(layer, keys))
+    given = {
+        "MLCTL_PROFILE": ("profile", os.environ.get("MLCTL_PROFILE")),
+        "MLCTL_TARGET": ("target", os.environ.get("MLCTL_TARGET")),
+    }
+    given |= {"--profile": ("profile", profile), "--target": ("target", target)}
+    for origin, (key, value) in given.items():
+        if value:
+            _refuse_locked(locked, (key,), origin)
+            _join(values, {key: value}, origins, lambda keys, origin=origin: origin)
+    return Config(values, origins, locked, home())
+
+
+def _project(job_file: Path | None, file: str | Path | None) -> Document | None:
+    if file:
+        return _read(Path(file).expanduser())
+    for start in (job_file and job_file.absolute().parent, Path.cwd()):
+        for folder in (start, *start.parents) if start else ():
+            if (folder / FILE).is_file():
+                return _read(folder / FILE)
+            if (folder / ".git").exists():
+                break
+    return None
+
+
+def _user() -> Document | None:
+    from platformdirs import user_config_path
+
+    path = user_config_path("mlctl", appauthor=False) / "config.yaml"
+    return _read(path) if path.is_file() else None
+
+
+def _organisation(project: Document | None) -> Document | None:
+    """The organisation's file: of the machine's site configuration, of $MLCTL_ORGANISATION, or the one that the project
+    names."""
+    from platformdirs import site_config_path
+
+    site = site_config_path("mlctl", appauthor=False) / "config.yaml"
+    if site.is_file():
+        return _read(site)
+    if given := os.environ.get("MLCTL_ORGANISATION"):
+        return _fetch(given, Path.cwd(), "MLCTL_ORGANISATION")
+    if project and "organisation" in project.data:
+        return _fetch(
+            project.data["organisation"], Path(project.source).absolute().parent, _place(project, ("organisation",))
+        )
+    return None
+
+
+def _fetch(where: str, base: Path, origin: str) -> Document:
+    """A path as it is; a URL by its digest, kept so that it is fetched once."""
+    if "://" not in where:
+        return _read((base / Path(where).expanduser()).resolve())
+    url, _, fragment = where.partition("#")
+    match = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment)
+    if not url.startswith(("https://", "http://")) or not match:
+        raise InvalidConfig(
+            f"{origin}: got '{where}', expected a path, or an https URL that ends in #sha256= and 64 hex digits"
+        )
+    kept = home() / "organisation" / f"{match[1]}.yaml"
+    if not kept.is_file():
+        _download(url, match[1], kept, origin)
+    return _read(kept)
+
+
+def _download(url: str, digest: str, kept: Path, origin: str) -> None:
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(url, timeout=30) as answer:  # noqa: S310 - http or https, checked by the caller; verified by its digest
+            raw: bytes = answer.read(document.MAX_BYTES + 1)
+    except (URLError, OSError) as reason:
+        raise Unavailable(f"{origin}: {url}: {getattr(reason, 'reason', reason)}") from None
+    got = hashlib.sha256(raw).hexdigest()
+    if got != digest:
+        raise InvalidConfig(
+            f"{origin}: {url}: its sha256 is {got}, expected {digest}; update the digest if the change is meant"
+        )
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as draft:
+            draft.write(raw)
+        Path(draft.name).replace(kept)
+    except OSError as reason:
+        raise Unavailable(f"{kept}: {reason.strerror or reason}") from None
+
+
+def _read(path: Path) -> Document:
+    found = document.read(path, InvalidConfig)
+    document.check(found, "config")
+    return found
+
+
+def _require(layer: Document) -> None:
+    wanted = layer.data.get("requires")
+    if wanted is None:
+        return
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        fits = SpecifierSet(wanted, prereleases=True).contains(__version__)
+    except InvalidSpecifier:
+        raise layer.fail(("requires",), f"got '{wanted}', expected versions such as '>=0.1'") from None
+    if not fits:
+        raise layer.fail(
+            ("requires",), f"this project works with mlctl {wanted}, and this is {__version__}; install another"
+        )
+
+
+def _place(layer: Document, keys: Keys) -> str:
+    line = next((layer.lines[keys[:cut]] for cut in range(len(keys), -1, -1) if keys[:cut] in layer.lines), 1)
+    return f"{layer.source}:{line}"
+
+
+def _leaves(data: Mapping[str, Any], above: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+def _join(
+    into: dict[str, Any], layer: Mapping[str, Any], origins: dict[Keys, str], origin: Any, above: Keys = ()
+) -> None:
+    for key, value in layer.items():
+        keys = (*above, key)
+        if isinstance(value, Mapping):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+            _join(into[key], value, origins, origin, keys)
+        else:
+            into[key] = value
+            origins[keys] = origin(keys)
+
+
+def _refuse_locked(locked: Mapping[str, str], keys: Keys, origin: str) -> None:
+    for cut in range(1, len(keys) + 1):
+        by = locked.get(reduce(lambda text, key: f"{text}.{key}" if text else str(key), keys[:cut], ""))
+        if by:
+            raise InvalidConfig(f"{origin}: {dotted(keys)}: locked by the organisation in {by}; remove it here")

@@ -1,0 +1,299 @@
+"""YAML files as plain data that remembers its lines.
+
+Scalars follow YAML 1.2's core schema, so that `no` and `on` are words, `1e-3` is a number and `012` is twelve. The
+parser is PyYAML's (libyaml where it is compiled in): every orchestrator carries it already, and of its YAML 1.1 only
+the scalars surprise people, which are resolved here. A file is bounded in size, depth and in what its aliases expand
+to, before it is built.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import InvalidConfig, MlctlError, Unavailable, did_you_mean, one_line
+
+__all__ = ["Document", "Keys", "check", "read", "schema_text"]
+
+MAX_BYTES = 1 << 20
+MAX_NODES = 20_000
+MAX_DEPTH = 50
+
+Keys = tuple[str | int, ...]
+"""Where a value stands: ("resources", "cpu"), ("command", 0)."""
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAG = "tag:yaml.org,2002:"
+_NULL = re.compile(r"null|Null|NULL|~|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+")
+_OCT = re.compile(r"0o[0-7]+")
+_HEX = re.compile(r"0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A mapping read from `source`, with the line of each of its keys, counted from 1."""
+
+    source: str
+    data: dict[str, Any]
+    lines: Mapping[Keys, int] = field(default_factory=dict)
+    error: type[MlctlError] = InvalidConfig
+
+    def fail(self, keys: Keys, text: str) -> MlctlError:
+        """The error to raise about the value at `keys`: `job.yaml:12: resources.cpu: ` and `text`."""
+        place = self.source
+        for cut in range(len(keys), -1, -1):
+            if keys[:cut] in self.lines:
+                place += f":{self.lines[keys[:cut]]}"
+                break
+        return self.error(": ".join(part for part in (place, dotted(keys), text) if part))
+
+
+def dotted(keys: Keys) -> str:
+    """("command", 0) as `command[0]`."""
+    text = ""
+    for key in keys:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    return text
+
+
+def read(path: Path, error: type[MlctlError]) -> Document:
+    """The document in the file at `path`.
+
+    Raises `error` for a missing or unreadable file and for bad YAML, with the line; Unavailable where the disk fails.
+    """
+    try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "no such file"
+            raise error(f"{path}: {what}")
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except PermissionError:
+        raise error(f"{path}: not readable; check its permissions") from None
+    except OSError as reason:
+        raise Unavailable(f"{path}: {reason.strerror or reason}") from None
+    except ValueError as reason:  # a null byte in the path
+        raise error(f"{one_line(str(path))}: {reason}") from None
+    return parse(raw, str(path), error)
+
+
+def parse(raw: bytes, source: str, error: type[MlctlError]) -> Document:
+    """The document in `raw`; `source` is what messages call it."""
+    if len(raw) > MAX_BYTES:
+        raise error(f"{source}: larger than {MAX_BYTES >> 20} MiB; what a job reads belongs in its inputs")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        line = raw[: reason.start].count(b"\n") + 1
+        raise error(f"{source}:{line}: not UTF-8 at byte {reason.start}") from None
+    builder = _Builder(source, error)
+    try:
+        data = builder.document(yaml.parse(text, Loader=_Loader))
+    except yaml.MarkedYAMLError as reason:
+        mark = reason.problem_mark or reason.context_mark
+        at = f":{mark.line + 1}" if mark else ""
+        raise error(f"{source}{at}: not YAML: {reason.problem or reason.context}") from None
+    except (yaml.YAMLError, ValueError) as reason:
+        problem = getattr(reason, "reason", None) or str(reason)
+        raise error(f"{source}: not YAML: {' '.join(problem.split())}") from None
+    if not isinstance(data, dict):
+        raise error(f"{source}: expected a mapping of fields, got {one_line(data) if data is not None else 'nothing'}")
+    return Document(source, data, builder.lines, error)
+
+
+def _line(event: Any) -> int:
+    return int(event.start_mark.line) + 1
+
+
+class _Builder:
+    """Plain data from parser events, never deeper or larger than the bounds say."""
+
+    def __init__(self, source: str, error: type[MlctlError]) -> None:
+        self.source, self.error = source, error
+        self.lines: dict[Keys, int] = {}
+        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.nodes = 0
+
+    def fail(self, event: Any, text: str) -> MlctlError:
+        return self.error(f"{self.source}:{_line(event)}: {text}")
+
+    def document(self, events: Iterator[Any]) -> Any:
+        data, seen = None, False
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if seen:
+                    raise self.fail(event, "a second document starts here ('---'); a file holds one")
+                seen = True
+                data = self.node(next(events), events, ())
+        return data
+
+    def node(self, event: Any, events: Iterator[Any], keys: Keys) -> Any:
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self.anchors:
+                raise self.fail(event, f"alias *{event.anchor} has no anchor before it, or lies inside it")
+            data, size = self.anchors[event.anchor]
+            self.count(event, size)
+            return data
+        before = self.nodes
+        self.count(event, 1)
+        if len(keys) > MAX_DEPTH:
+            raise self.fail(event, f"nested deeper than {MAX_DEPTH} levels")
+        self.lines.setdefault(keys, _line(event))
+        data = (
+            self.scalar(event)
+            if isinstance(event, yaml.ScalarEvent)
+            else self.sequence(event, events, keys)
+            if isinstance(event, yaml.SequenceStartEvent)
+            else self.mapping(event, events, keys)
+        )
+        if event.anchor:
+            self.anchors[event.anchor] = data, self.nodes - before
+        return data
+
+    def count(self, event: Any, size: int) -> None:
+        self.nodes += size
+        if self.nodes > MAX_NODES:
+            raise self.fail(event, f"more than {MAX_NODES} values, aliases counted as what they stand for")
+
+    def sequence(self, start: Any, events: Iterator[Any], keys: Keys) -> list[Any]:
+        self.no_tag(start, "seq")
+        items: list[Any] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(self.node(event, events, (*keys, len(items))))
+        return items
+
+    def mapping(self, start: Any, events: Iterator[Any], keys: Keys) -> dict[str, Any]:
+        self.no_tag(start, "map")
+        data: dict[str, Any] = {}
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self.fail(event, "a key is a word, not a list, a mapping or an alias")
+            key = self.scalar(event)
+            if not isinstance(key, str):
+                raise self.fail(event, f"key {event.value}: a key is a string; quote it")
+            if key == "<<" and not event.style:
+                raise self.fail(
+                    event, "'<<' is not part of YAML 1.2; write the fields out, or use an alias for one value"
+                )
+            if key in data:
+                raise self.fail(event, f"{dotted((*keys, key))}: given twice")
+            here = (*keys, key)
+            self.lines[here] = _line(event)
+            data[key] = self.node(next(events), events, here)
+        return data
+
+    def no_tag(self, event: Any, kind: str) -> None:
+        if event.tag and event.tag not in ("!", _TAG + kind):
+            raise self.fail(event, f"tag {event.tag}: tags are not supported")
+
+    def scalar(self, event: Any) -> Any:
+        text: str = event.value
+        if event.tag == _TAG + "str" or (event.style and not event.tag) or event.tag == "!":
+            return text
+        if event.tag:
+            raise self.fail(event, f"tag {event.tag}: tags are not supported")
+        if _NULL.fullmatch(text):
+            return None
+        if _BOOL.fullmatch(text):
+            return text[0] in "tT"
+        for pattern, base in ((_INT, 10), (_OCT, 8), (_HEX, 16)):
+            if pattern.fullmatch(text):
+                if len(text) > 40:
+                    raise self.fail(event, f"a number of {len(text)} digits; quote it to make it a string")
+                return int(text, base) if base == 10 else int(text[2:], base)
+        if _FLOAT.fullmatch(text):
+            value = float(text)
+            if math.isinf(value):
+                raise self.fail(event, f"{one_line(text)}: too large for a number")
+            return value
+        if text.lower() in (".inf", "-.inf", "+.inf", ".nan"):
+            raise self.fail(event, f"{text}: not a number that JSON can carry; quote it to make it a string")
+        return text
+
+
+def schema_text(name: str) -> str:
+    """The JSON Schema (draft 2020-12) called `name`, 'job' or 'config', as it is shipped."""
+    return (Path(__file__).parent / "schema" / f"{name}.json").read_text(encoding="utf-8")
+
+
+@cache
+def _validator(name: str) -> Any:
+    from jsonschema import Draft202012Validator  # a third of a CLI's start: only where something is checked
+
+    return Draft202012Validator(json.loads(schema_text(name)))
+
+
+def check(document: Document, name: str, elsewhere: Mapping[str, str] | None = None) -> None:
+    """Raises document.error unless the document keeps to the schema called `name`.
+
+    `elsewhere` has, for fields that people expect and that belong in another place, the sentence that says where.
+    """
+    errors = list(_validator(name).iter_errors(document.data))
+    if not errors:
+        return
+    found = [explain(document, error, elsewhere or {}) for error in errors]
+    found.sort(key=lambda pair: pair[0])
+    _, keys, text = found[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    raise document.fail(keys, text + more)
+
+
+def explain(document: Document, error: Any, elsewhere: Mapping[str, str]) -> tuple[int, Keys, str]:
+    """The line, the place and the text of one violation of a schema."""
+    keys: Keys = tuple(error.absolute_path)
+    text = ""
+    if error.validator == "additionalProperties" or error.validator == "propertyNames":
+        allowed = error.parent.schema if error.validator == "propertyNames" and error.parent else error.schema
+        if error.validator == "additionalProperties":
+            known = sorted(allowed.get("properties", {}))
+            unknown = [key for key in error.instance if key not in known]
+            keys = (*keys, unknown[0])
+            if len(keys) == 1 and unknown[0] in elsewhere:
+                text = elsewhere[unknown[0]]
+            else:
+                near = did_you_mean(unknown[0], known)
+                text = f"unknown field{near}" + ("" if near else f"; expected {_listed(known)}")
+        else:
+            keys = (*keys, str(error.instance))
+            text = f"got {one_line(error.instance)}, expected {_expected(error.schema, error)}"
+    elif error.validator == "required":
+        missing = [key for key in error.validator_value if key not in error.instance]
+        text = f"{missing[0]} is missing"
+        purpose = error.schema.get("properties", {}).get(missing[0], {}).get("description")
+        text += f": {purpose[0].lower()}{purpose[1:].rstrip('.')}" if purpose else ""
+    else:
+        text = f"got {one_line(error.instance)}, expected {_expected(error.schema, error)}"
+        if error.validator == "enum" and isinstance(error.instance, str):
+            text += did_you_mean(error.instance, [str(item) for item in error.validator_value])
+    line = next((document.lines[keys[:cut]] for cut in range(len(keys), -1, -1) if keys[:cut] in document.lines), 0)
+    return line, keys, text
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1] if words else "nothing"
+
+
+def _expected(schema: Mapping[str, Any], error: Any) -> str:
+    if "expected" in schema:
+        return str(schema["expected"])
+    if error.validator == "enum":
+        return _listed([str(item) for item in error.validator_value])
+    if error.validator == "type":
+        kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+        return _listed([{"object": "a mapping", "array": "a list"}.get(kind, f"a {kind}") for kind in kinds])
+    if error.validator in ("minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "minProperties"):
+        words = {"minimum": "at least", "maximum": "at most"}
+        word = words.get(error.validator, "at least" if error.validator.startswith("min") else "at most")
+        unit = {"I": " items", "L": " characters", "P": " fields"}.get(error.validator[3:4], "")
+        return f"{word} {error.validator_value}{unit}"
+    return str(error.message)

@@ -1,0 +1,126 @@
+"""Every error mlctl raises on purpose, in one tree.
+
+    MlctlError
+    ├─ InvalidJob            the job file, or what was given with it                         exit 2
+    │  └─ Unsupported        this platform has no such kind or feature                       exit 2
+    ├─ InvalidConfig         mlctl.yaml, a layer of it, or what was asked of it              exit 2
+    ├─ Denied                a rule of the organisation forbids it                           exit 77
+    ├─ Unauthorized          the platform knows no such credentials, or they lack a right    exit 77
+    ├─ Unavailable           throttled, 5xx, network, full disk; worth another try           exit 75
+    ├─ RunExists             the name is taken: somebody submitted this attempt before       exit 70
+    ├─ RunNotFound           the platform knows no such run                                  exit 70
+    └─ RunFailed             the job itself ended badly: see `status.reason`                 exit 1, 75, 124, 130
+
+Exit codes 70, 75 and 77 are those of sysexits.h (EX_SOFTWARE, EX_TEMPFAIL, EX_NOPERM); 124 is timeout(1)'s; 130 a
+shell's for SIGINT. A message is one line: what, where, what it got, what is allowed, what next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from .runs import Run, Status
+
+__all__ = [
+    "Denied",
+    "InvalidConfig",
+    "InvalidJob",
+    "MlctlError",
+    "RunExists",
+    "RunFailed",
+    "RunNotFound",
+    "Unauthorized",
+    "Unavailable",
+    "Unsupported",
+    "did_you_mean",
+    "one_line",
+]
+
+
+class MlctlError(Exception):
+    """The root. `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class InvalidJob(MlctlError):
+    """The job, or a parameter or input given with it, is wrong. Never worth a retry as it stands."""
+
+    exit_code = 2
+
+
+class Unsupported(InvalidJob):
+    """The job is right, and this platform cannot honour it without changing its result."""
+
+
+class InvalidConfig(MlctlError):
+    """The configuration, or what was asked of it, is wrong. Never worth a retry as it stands."""
+
+    exit_code = 2
+
+
+class Denied(MlctlError):
+    """A rule forbids it; the message names the rule and who set it."""
+
+    exit_code = 77
+
+
+class Unauthorized(MlctlError):
+    """The platform refused the credentials or the permission."""
+
+    exit_code = 77
+
+
+class Unavailable(MlctlError):
+    """Nothing is wrong with the request; the platform, the network or the disk could not serve it now."""
+
+    exit_code = 75
+
+
+class RunExists(MlctlError):
+    """The attempt was submitted before, by this caller or another; `run` is that one."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(f"{run}: this attempt exists already")
+        self.run = run
+
+
+class RunNotFound(MlctlError):
+    """The platform knows no such run: it never had it, or no longer remembers it."""
+
+
+class RunFailed(MlctlError):
+    """The job itself ended badly. `run` and `status` say which and how."""
+
+    def __init__(self, run: Run, status: Status) -> None:
+        text = f"{run.name}: {status.state.value}"
+        if status.reason and status.reason.value != status.state.value:
+            text += f" ({status.reason.value})"
+        if status.message:
+            text += f": {status.message}"
+        super().__init__(text)
+        self.run = run
+        self.status = status
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """1; 75 where another try may help; 124 for a timeout; 130 for a cancelled run."""
+        reason = self.status.reason
+        if reason is None:
+            return 1
+        return {"timeout": 124, "cancelled": 130}.get(reason.value, 75 if reason.retryable else 1)
+
+
+def did_you_mean(got: str, allowed: Iterable[str]) -> str:
+    """`; did you mean 'command'?` where one of `allowed` is close to `got`, else an empty string."""
+    near = difflib.get_close_matches(got, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def one_line(value: object, limit: int = 80) -> str:
+    """`value` as a message can show it: one line, control characters escaped, cut to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,67 @@
+"""The record of what was submitted from this machine, for people: `mlctl list` reads it, and nothing else does.
+
+One JSON line a submission, appended in one write. The lifecycle never reads it, and a record that can't be written
+fails no run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Entry", "recent", "record"]
+
+log = logging.getLogger(__name__)
+
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One submission: the run's URL, the job's name and kind, the target, the key, and when, in seconds since 1970."""
+
+    run: str
+    job: str
+    kind: str
+    target: str
+    key: str
+    time: float
+
+
+def record(home: Path, run: str, job: str, kind: str, target: str, key: str) -> None:
+    """Appends a submission to the record below `home`."""
+    line = json.dumps({"run": run, "job": job, "kind": kind, "target": target, "key": key, "time": time.time()}) + "\n"
+    try:
+        fd = os.open(home / "record.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, line.encode())
+        finally:
+            os.close(fd)
+    except OSError as reason:
+        log.warning("the run goes on, but is not in the record: %s: %s", home / "record.jsonl", reason.strerror)
+
+
+def recent(home: Path) -> Iterator[Entry]:
+    """The submissions, the newest first. Reads the file from its end, and no more of it than is asked for."""
+    try:
+        stream = (home / "record.jsonl").open("rb")
+    except OSError:
+        return
+    with stream:
+        at, rest = stream.seek(0, os.SEEK_END), b""
+        while at > 0 or rest:
+            step = min(_BLOCK, at)
+            at = stream.seek(at - step)
+            *lines, rest = reversed((stream.read(step) + rest).split(b"\n"))
+            if at == 0:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                try:
+                    yield Entry(**json.loads(line))
+                except (ValueError, TypeError):  # an empty line, or one that a full disk cut short
+                    continue

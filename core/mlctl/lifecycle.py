@@ -1,0 +1,198 @@
+"""One job on one platform, from what was asked to what came of it, and again where the job's `retry` allows.
+
+    load → route → resolve → plan → admit → find, decide → stage → submit → watch → result
+
+Nothing is remembered here that the platform doesn't know: a caller that dies anywhere on this way is followed by one
+that finds the same attempts under the same key, and decides the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from . import ledger, watch
+from .backend import Backend, Facts, Settings
+from .decide import Action, Decision, decide
+from .errors import InvalidJob, MlctlError, RunExists
+from .job import Job
+from .policy import Admitted, admit
+from .runs import Found, Key, Logs, Plan, Run, Stamp, State, Status
+from .stage import stage
+
+__all__ = ["ON_CHANGE", "Execution", "Outcome", "cancel", "lines"]
+
+log = logging.getLogger(__name__)
+
+ON_CHANGE = ("fail", "adopt", "replace")
+"""What to do where a key is met again and the job is another: an error, take the run that is there, or end it and start
+anew."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The run in hand; `made` says whether this call submitted it; `status` is the last one seen, None right after a
+    submit."""
+
+    run: Run
+    made: bool
+    status: Status | None = None
+
+
+@dataclass
+class Execution:
+    """One call's way through the lifecycle. `values` go into the stamp; `again` asks for an attempt after one that
+    ended badly."""
+
+    job: Job
+    backend: Backend
+    settings: Settings
+    key: Key
+    values: Mapping[str, str] = field(default_factory=dict)
+    again: bool = False
+    on_change: str = "fail"
+    stopped: threading.Event = field(default_factory=threading.Event)
+    _prepared: tuple[Job, Facts, Stamp] | None = None
+
+    def prepare(self) -> tuple[Job, Facts, Stamp]:
+        """Everything that is read before submit, once: the code packed, the platform's facts, the stamp."""
+        if self._prepared is None:
+            job = self.job.snapshot(self.settings.home / "packages")
+            digest = job.digest(self.settings.target)
+            stamp = Stamp(self.key.hash, digest, job.parts(self.settings.target), self.values, secrets.token_hex(8))
+            self._prepared = job, self.backend.resolve(job), stamp
+        return self._prepared
+
+    def plan(self, attempt: int = 0) -> Plan:
+        """What would be sent for that attempt. Raises InvalidJob, Unsupported, Denied."""
+        return self._admitted(attempt).plan
+
+    def _admitted(self, attempt: int) -> Admitted:
+        job, facts, _ = self.prepare()
+        return admit(job, self.backend.plan(job, facts, self.key.name(attempt, self.backend.name_limit)))
+
+    def start(self) -> Outcome:
+        """Submits the job, or finds what is there under its key; `decide` says which. Doesn't wait for its end.
+
+        Raises InvalidJob where the key names a run of another job (see ON_CHANGE), and what the platform says.
+        """
+        _, _, stamp = self.prepare()
+        self._admitted(0)  # refused before anything is looked up
+        while True:
+            attempts = self.backend.find(self.key)
+            for found in attempts:
+                if found.stamp.key != stamp.key:
+                    raise InvalidJob(
+                        f"{found.run}: its name belongs to another key; choose another than '{self.key.text}'"
+                    )
+            decision = decide(attempts, self.job.retry, self.again)
+            if decision.found and decision.found.stamp.digest != stamp.digest and self.on_change != "adopt":
+                decision = self._changed(decision.found, stamp)
+            if decision.found and decision.action is Action.WAIT:
+                log.info("%s is stopping; waiting for its end", decision.found.run.name)
+                watch.until_done(self.backend, decision.found.run)
+                continue
+            if decision.found:
+                return Outcome(decision.found.run, False, decision.found.status)
+            try:
+                return self._submit(decision.attempt, stamp)
+            except RunExists:  # somebody was faster: look again; theirs is the attempt that was asked for
+                self.again = False
+
+    def _changed(self, found: Found, stamp: Stamp) -> Decision:
+        """The key was met again with another job: an error, or the next attempt once the old run has ended."""
+        state = found.status.state
+        if self.on_change == "replace":
+            if not state.terminal:
+                cancel(self.backend, found.run)
+            return Decision(Action.SUBMIT, found.number + 1)
+        differs = ", ".join(found.stamp.differs(stamp)) or "what it asks for"
+        if not state.terminal:
+            way = f"end it with mlctl cancel {found.run.name}"
+        else:
+            way = "choose another --key" if state is State.SUCCEEDED else "start it anew with --retry"
+        raise InvalidJob(
+            f"key '{self.key.text}' names {found.run}, which {_is(state)} and was started for another version of this job: "
+            f"{differs} changed; {way}, or take it as it is with --on-change adopt, or start anew with --on-change replace"
+        )
+
+    def _submit(self, attempt: int, stamp: Stamp) -> Outcome:
+        admitted = self._admitted(attempt)
+        stage(admitted.plan.uploads)
+        run = self.backend.submit(admitted, stamp)
+        self.again = False
+        ledger.record(
+            self.settings.home, str(run), self.job.name, self.job.kind.name, self.settings.target, self.key.text
+        )
+        if self.stopped.is_set():  # a cancel that came while the platform was taking the run
+            self.backend.cancel(run)
+        return Outcome(run, True)
+
+    def wait(
+        self, outcome: Outcome, timeout: float | None = None, each: Callable[[Run, Status], None] | None = None
+    ) -> Outcome:  # fmt: skip
+        """The outcome with its terminal status; without one where `timeout` seconds were not enough.
+
+        Spends the job's `retry`. A run that this call found alive, and that ends cancelled by somebody else (an earlier
+        owner's late cancel), is followed by the next attempt, once.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        inherited = not outcome.made
+        while True:
+            status = outcome.status
+            if status is None or not status.state.terminal:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                run = outcome.run
+                status = watch.until_done(self.backend, run, left, (lambda one: each(run, one)) if each else None)  # noqa: B023
+                if status is None:
+                    return replace(outcome, status=None)
+                if status.state is State.CANCELLED and inherited and not self.stopped.is_set():
+                    log.info("%s was cancelled by somebody else; starting the next attempt", run.name)
+                    inherited, self.again = False, True
+            outcome = replace(outcome, status=status)
+            if status.state is State.SUCCEEDED or self.stopped.is_set():
+                return outcome
+            following = self.start()
+            if following.run == outcome.run:
+                return outcome
+            log.info("%s ended (%s); this is attempt %d", outcome.run.name, status.message, following.run.attempt)
+            outcome = following
+
+    def stop(self) -> None:
+        """Flags that the caller wants no run any more; a submit that is under way cancels what it started."""
+        self.stopped.set()
+
+
+def _is(state: State) -> str:
+    return state.value if state in (State.SUCCEEDED, State.FAILED) else f"is {state.value}"
+
+
+def cancel(backend: Backend, run: Run, timeout: float | None = None) -> Status | None:
+    """Asks for the end of `run`, and waits for it; the status, or None where `timeout` seconds were not enough."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    for answer in watch.rounds(backend, lambda: [run]):
+        status = answer.get(run)
+        if isinstance(status, MlctlError):
+            raise status
+        if status and status.state.terminal:
+            return status
+        backend.cancel(run)
+        if deadline is not None and time.monotonic() >= deadline:
+            return None
+    return None
+
+
+def lines(backend: Backend, run: Run, cursor: str = "") -> Iterator[Logs]:
+    """The log from `cursor` on, batch by batch, to where it ends now. Ask again with the last cursor for what comes
+    later."""
+    while True:
+        logs = backend.logs(run, cursor)
+        if logs.lines or logs.cursor != cursor:
+            yield logs
+        if not logs.lines:
+            return
+        cursor = logs.cursor

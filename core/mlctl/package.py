@@ -1,0 +1,465 @@
+"""A folder of code becomes one archive, and the archive a folder again: code is shipped without building an image.
+
+An archive is named by the SHA-256 of the tar stream inside it, so the same content has the same name on every machine,
+and is uploaded once. For that, nothing else may get into the stream: names are sorted by their bytes, times and owners
+are zero, the mode keeps only the executable bit. Content is, as in git, files and links: a folder exists because
+something is in it, and the empty ones that a change of branch leaves behind change nothing.
+
+Left out are, always, version control, caches, virtual environments and what is likely a secret (`_NEVER`); then what
+`.gitignore` and `.mlctlignore` say in the folder and below it, and `.gitignore` above it, up to the repository's root.
+The rules are git's own, and applied as git does it: entry by entry from the top, never below an ignored folder.
+(Libraries that judge a whole path at once differ: on `*`, `!*/`, `!*.py`, for one.) What belongs to one machine isn't
+asked: neither the user's global excludes and `.git/info/exclude`, nor what git tracks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
+
+from .errors import InvalidJob, Unavailable, one_line
+
+if TYPE_CHECKING:
+    import gzip
+    import tarfile
+
+__all__ = ["Package", "pack", "unpack"]
+
+_CHUNK = 2**18  # bytes read at a time
+
+_NEVER = re.compile(
+    r"\.git|\.hg|\.svn"
+    r"|\.env(?!\.(example|sample|template)\Z)(\..*)?|\.aws|\.ssh|\.netrc|\.pypirc|\.databrickscfg"
+    r"|.*\.(pem|key|p12|pfx)|id_(rsa|ed25519|ecdsa)(?!.*\.pub\Z).*"
+    r"|__pycache__|.*\.pyc|\.venv|\.tox|\.(mypy|ruff|pytest)_cache|\.ipynb_checkpoints|node_modules|\.DS_Store",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A packed folder."""
+
+    sha256: str  # of the uncompressed tar stream: independent of zlib's version
+    path: Path  # the archive: <store>/<sha256>.tar.gz
+    size: int  # bytes of the archive
+    files: int  # files and links in it; 0 where everything is left out
+
+
+def pack(folder: Path, store: Path, *, limit: int = 512 * 2**20) -> Package:
+    """Pack `folder` into `store`, which is created if missing, and left out if it lies in the folder.
+
+    A link that points inside the folder stays a link, even to what is left out. An archive that the store has is kept.
+    A killed process leaves at most a hidden `.partial` file there, which nothing takes for an archive.
+
+    Raises InvalidJob: no such folder; something unreadable; a file that changes meanwhile; a socket, pipe or device; a
+    link that leads outside or back to itself; files of more than `limit` bytes together. Unavailable: the store can't
+    be written.
+    """
+    with _readable(folder):
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "nothing"
+            raise InvalidJob(f"{_shown(folder)}: expected a folder of code to pack, found {found}")
+    root = Path(os.path.realpath(folder))
+    entries = _entries(root, Path(os.path.realpath(store)), limit)
+    partial = store / f".{os.urandom(8).hex()}.partial"
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with partial.open("xb") as out:
+            sha256 = _write(_tar(root, entries), out)
+        archive = store / f"{sha256}.tar.gz"
+        # Empty is what a power cut leaves of a file that was renamed before its content was on disk.
+        if not (archive.is_file() and archive.stat().st_size):
+            partial.replace(archive)
+        return Package(sha256, archive, archive.stat().st_size, len(entries))
+    except OSError as error:
+        raise Unavailable(f"{_shown(store)}: a package can't be written here: {_reason(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def unpack(archive: Path, sha256: str, target: Path, *, limit: int = 2 * 2**30) -> None:
+    """Unpack `archive` as the folder `target`, whose parents are created: the whole of it, verified, or nothing.
+
+    Files get mode 755 or 644 less the umask, and the current time. Raises InvalidJob: the content isn't whole or isn't
+    that of `sha256`, is longer than `limit` bytes, or holds what `pack` never makes: a name or a link that leaves the
+    target, a device, a hard link. Unavailable: the archive can't be read, or the target not written. FileExistsError:
+    `target` exists and isn't an empty folder.
+    """
+    import shutil
+
+    target = target.absolute()
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(errno.EEXIST, "expected nothing here, or an empty folder, to unpack to", str(target))
+    partial = target.with_name(f".{os.urandom(8).hex()}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _extract(archive, sha256, partial, limit)
+        partial.rename(target)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:  # somebody else unpacked there meanwhile
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        raise Unavailable(f"{_shown(archive)}: can't be unpacked to {_shown(target)}: {_reason(error)}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+# ---- What goes in
+
+
+class _Entry(NamedTuple):
+    name: str  # from the packed folder, with slashes
+    info: os.stat_result
+    link: str | None  # where a link points
+
+
+def _entries(root: Path, store: Path, limit: int) -> list[_Entry]:
+    """The files and links to pack, sorted by the bytes of their names. `root` and `store` are real paths."""
+    base, rules = _rules_above(root)
+    entries: list[_Entry] = []
+    folders = [("", rules)]
+    total = 0
+    while folders:
+        folder, rules = folders.pop()
+        rules = rules + _rules_in(root / folder, base + os.fsencode(folder), (".gitignore", ".mlctlignore"))
+        for name, info in _listed(root, folder):
+            path = root / name
+            is_folder = stat.S_ISDIR(info.st_mode)
+            if path == store or _left_out(path) or _ignored(base + os.fsencode(name), is_folder, rules):
+                continue
+            if is_folder:
+                folders.append((name + "/", rules))
+                continue
+            link = None
+            if stat.S_ISLNK(info.st_mode):
+                link = _link(path, root)
+            elif stat.S_ISREG(info.st_mode):
+                total += info.st_size
+            else:
+                raise InvalidJob(
+                    f"{_shown(path)}: is a socket, pipe or device, and only files, folders and links can be packed; "
+                    "leave it out in .mlctlignore"
+                )
+            entries.append(_Entry(name, info, link))
+            if total > limit:  # before the rest is listed: it may be somebody's whole home
+                raise _too_much(root, entries, total, limit)
+    return sorted(entries, key=lambda entry: os.fsencode(entry.name))
+
+
+def _listed(root: Path, folder: str) -> list[tuple[str, os.stat_result]]:
+    path = root / folder
+    with _readable(path), os.scandir(path) as entries:
+        return [(folder + entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+
+
+def _left_out(path: Path) -> bool:
+    return bool(_NEVER.fullmatch(path.name)) or (path.name == "venv" and os.path.lexists(path / "pyvenv.cfg"))
+
+
+def _link(path: Path, root: Path) -> str:
+    """Where the link `path` points, as it can be said wherever `root` is: as written, or else relative to the link."""
+    fix = "put the file itself in its place, or leave it out in .mlctlignore"
+    with _readable(path):
+        to = path.readlink()
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InvalidJob(f"{_shown(path)}: is a link to {_shown(to)}, which leads back to it; {fix}") from None
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(root):
+        raise InvalidJob(f"{_shown(path)}: is a link to {_shown(to)}, outside of the packed folder; {fix}")
+    if not to.is_absolute() and Path(os.path.normpath(path.parent / to)).is_relative_to(root):
+        return str(to)
+    return os.path.relpath(real, path.parent)
+
+
+def _too_much(root: Path, entries: list[_Entry], total: int, limit: int) -> InvalidJob:
+    files = sorted((entry for entry in entries if entry.link is None), key=lambda entry: -entry.info.st_size)
+    largest = ", ".join(f"{_shown(entry.name)} ({entry.info.st_size:,})" for entry in files[:3])
+    return InvalidJob(
+        f"{_shown(root)}: {total:,} bytes to pack so far, at most {limit:,} are allowed; the largest files: {largest}; "
+        "leave out what the job doesn't need in .mlctlignore"
+    )
+
+
+# ---- Ignore files, as git reads them: bytes, not text
+
+
+class _Rule(NamedTuple):
+    matches: Callable[[bytes], object]  # on the path from the repository's root
+    ignores: bool  # False: the pattern began with "!"
+    folders_only: bool
+
+
+def _ignored(path: bytes, is_folder: bool, rules: list[_Rule]) -> bool:
+    """What the last rule that matches says of `path`, whose parents are known not to be ignored."""
+    for rule in reversed(rules):
+        if (is_folder or not rule.folders_only) and rule.matches(path):
+            return rule.ignores
+    return False
+
+
+def _rules_above(root: Path) -> tuple[bytes, list[_Rule]]:
+    """The path to `root` from its repository's root, and what the .gitignore files on the way say.
+
+    They are asked about what is in `root`, never about `root` itself: it was named, so it is wanted.
+    """
+    chain = [root, *root.parents]
+    height = next((i for i, folder in enumerate(chain) if os.path.lexists(folder / ".git")), 0)
+    base, rules = b"", list[_Rule]()
+    for folder, below in itertools.pairwise(reversed(chain[: height + 1])):
+        rules += _rules_in(folder, base, (".gitignore",))
+        base += os.fsencode(below.name) + b"/"
+    return base, rules
+
+
+def _rules_in(folder: Path, base: bytes, names: Iterable[str]) -> list[_Rule]:
+    """The rules of the ignore files `names` in `folder`, which is `base` from the repository's root."""
+    rules = []
+    for path in (folder / name for name in names):
+        with _readable(path):
+            if path.is_symlink() or not path.is_file():  # git doesn't follow links here either
+                continue
+            lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        rules += [rule for line in lines if (rule := _rule(line.removesuffix(b"\r"), base))]
+    return rules
+
+
+def _rule(line: bytes, base: bytes) -> _Rule | None:
+    """The rule on one line; None for a blank, a comment, and a pattern that can't match."""
+    trimmed = re.fullmatch(rb"((?:\\.|.)*?) *", line, re.DOTALL)  # of spaces at the end, but for an escaped one
+    if not trimmed or not trimmed[1] or line.startswith(b"#"):
+        return None
+    pattern = trimmed[1].removeprefix(b"!")
+    glob = pattern.removesuffix(b"/")
+    if b"/" in glob:  # a path from its file's folder; git matches what follows the literal start on its own
+        glob = glob.removeprefix(b"/")
+        start = re.split(rb"[*?\[\\]", glob, maxsplit=1)[0]
+        prefix, glob = re.escape(base + start), glob[len(start) :]
+    else:  # a name, in any folder below
+        prefix = re.escape(base) + b"(?:.*/)?"
+    expression = _translated(glob)
+    if expression is None:
+        return None
+    return _Rule(
+        matches=re.compile(prefix + expression, re.DOTALL).fullmatch,
+        ignores=not trimmed[1].startswith(b"!"),
+        folders_only=pattern.endswith(b"/"),
+    )
+
+
+_TOKEN = re.compile(
+    rb"""
+      (?P<folders> (?<![^/]) \*\*+ / )          # "**/" as a whole part: any folders, or none
+    | (?P<below>   (?<![^/]) \*\*+ \Z )         # "/**" at the end: all that is below
+    | (?P<some>    \*+ )
+    | (?P<one>     \? )
+    | (?P<set>     \[ )
+    | \\ (?P<quoted> . )
+    | (?P<plain>   [^\\] )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_WILDCARDS = {"folders": b"(?:.*/)?", "below": b".*", "some": b"[^/]*", "one": b"[^/]"}
+_ELEMENT = re.compile(rb"\[:(?P<class>[a-z]+):\]|\\?(?P<low>.)(?:-(?:\\(?P<quoted>.)|(?P<high>[^\\\]])))?", re.DOTALL)
+_CLASSES = {
+    b"alnum": rb"0-9A-Za-z",
+    b"alpha": rb"A-Za-z",
+    b"blank": rb"\t ",
+    b"cntrl": rb"\x00-\x1f\x7f",
+    b"digit": rb"0-9",
+    b"graph": rb"!-~",
+    b"lower": rb"a-z",
+    b"print": rb" -~",
+    b"punct": rb"!-/:-@\[-`{-~",
+    b"space": rb"\t-\r ",
+    b"upper": rb"A-Z",
+    b"xdigit": rb"0-9A-Fa-f",
+}
+
+
+def _translated(glob: bytes) -> bytes | None:
+    """A pattern of git's as a regular expression; None if it can't match: an open bracket, a backslash at the end."""
+    parts = []
+    at = 0
+    while token := _TOKEN.match(glob, at):
+        kind, at = token.lastgroup or "", token.end()
+        if kind == "set":
+            found = _translated_set(glob, at)
+            if found is None:
+                return None
+            part, at = found
+        else:
+            part = _WILDCARDS.get(kind) or re.escape(token[kind])
+        parts.append(part)
+    return b"".join(parts) if at == len(glob) else None
+
+
+def _translated_set(glob: bytes, at: int) -> tuple[bytes, int] | None:
+    """The regular expression for a set that was opened before `at`, and where it ends; None if it is left open."""
+    inverted = glob[at : at + 1] in (b"!", b"^")
+    at = first = at + inverted
+    inside = b""
+    while at == first or glob[at : at + 1] != b"]":
+        element = _ELEMENT.match(glob, at)
+        if element is None or (element["class"] and element["class"] not in _CLASSES):
+            return None
+        at = element.end()
+        if element["class"]:
+            inside += _CLASSES[element["class"]]
+        else:
+            low, high = element["low"], element["high"] or element["quoted"] or element["low"]
+            inside += re.escape(low) + (b"-" + re.escape(high) if low <= high else b"")
+    return (b"[^/" if inverted else b"(?!/)[") + inside + b"]", at + 1
+
+
+# ---- The archive
+
+
+def _tar(root: Path, entries: list[_Entry]) -> Iterator[bytes]:
+    """The tar stream, in pieces. Raises InvalidJob for what can't be read."""
+    import tarfile
+
+    for name, info, link in entries:
+        header = tarfile.TarInfo(name)
+        header.mode = 0o755 if link is not None or info.st_mode & stat.S_IXUSR else 0o644
+        if link is None:
+            header.size = info.st_size
+        else:
+            header.type, header.linkname = tarfile.SYMTYPE, link
+        yield header.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        if link is None:
+            yield from _content(root / name, info)
+            yield bytes(-info.st_size % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _content(path: Path, info: os.stat_result) -> Iterator[bytes]:
+    left = info.st_size
+    with _readable(path), os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb", buffering=0) as file:
+        while left and (chunk := file.read(min(left, _CHUNK))):
+            left -= len(chunk)
+            yield chunk
+        now = os.fstat(file.fileno())
+    if left or (now.st_size, now.st_mtime_ns) != (info.st_size, info.st_mtime_ns):
+        raise InvalidJob(
+            f"{_shown(path)}: changed while it was packed; pack again, or leave out in .mlctlignore what is written to"
+        )
+
+
+def _write(stream: Iterable[bytes], out: IO[bytes]) -> str:
+    """Compress `stream` to `out`. Returns the SHA-256 of `stream`."""
+    import hashlib
+    import zlib
+
+    digest = hashlib.sha256()
+    squeeze = zlib.compressobj(level=1, wbits=31)  # 31: in a gzip frame, with neither time nor name in it
+    for piece in stream:
+        digest.update(piece)
+        out.write(squeeze.compress(piece))
+    out.write(squeeze.flush())
+    return digest.hexdigest()
+
+
+class _Stream:
+    """The uncompressed archive, hashed as it is read, and never more than `limit` bytes of it."""
+
+    def __init__(self, file: gzip.GzipFile, limit: int) -> None:
+        import hashlib
+
+        self.digest = hashlib.sha256()
+        self._file, self._limit, self._total = file, limit, 0
+
+    def read(self, size: int) -> bytes:
+        data = self._file.read(size)
+        self._total += len(data)
+        if self._total > self._limit:
+            raise ValueError(f"more than {self._limit:,} bytes when uncompressed")
+        self.digest.update(data)
+        return data
+
+
+def _extract(archive: Path, sha256: str, folder: Path, limit: int) -> None:
+    """Everything in `archive` to the new `folder`. Links are made last: so nothing is ever written through one."""
+    import gzip
+    import tarfile
+    import zlib
+
+    links: list[tuple[Path, str]] = []
+    try:
+        with gzip.open(archive) as file:
+            stream = _Stream(file, limit)
+            with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", encoding="utf-8") as tar:
+                for member in tar:
+                    _place(tar, member, folder, links)
+            while stream.read(_CHUNK):
+                pass
+        got = stream.digest.hexdigest()
+        if got != sha256:
+            raise InvalidJob(f"{_shown(archive)}: its content doesn't match its digest: got {got}, expected {sha256}")
+        for path, to in links:
+            path.symlink_to(to)
+        for path, to in links:
+            if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+                raise ValueError(f"{one_line(path.name)} is a link to {one_line(to)}, outside of the package")
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        twice = one_line(Path(error.filename2 or error.filename).name)
+        raise InvalidJob(f"{_shown(archive)}: refused: it holds {twice} twice") from error
+    except (EOFError, ValueError, RecursionError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
+        raise InvalidJob(
+            f"{_shown(archive)}: refused: {error}; get the package again, or pack the code again"
+        ) from error
+
+
+def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, links: list[tuple[Path, str]]) -> None:
+    """Write `member` below `folder`, or note it in `links`. Raises ValueError for what `pack` never makes."""
+    import shutil
+    import tarfile
+
+    path = folder / member.name
+    if member.name.startswith("/") or ".." in member.name.split("/"):
+        raise ValueError(f"{one_line(member.name)} is a name outside of the package")
+    if hasattr(tarfile, "data_filter"):  # a second opinion, which Pythons of before June 2023 don't have
+        tarfile.data_filter(member, str(folder))
+    (path if member.isdir() else path.parent).mkdir(parents=True, exist_ok=True)
+    if member.issym():
+        links.append((path, member.linkname))
+    elif member.isreg() and not member.issparse() and (content := tar.extractfile(member)):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(path, flags, 0o755 if member.mode & stat.S_IXUSR else 0o644), "wb") as out:
+            shutil.copyfileobj(content, out, _CHUNK)
+    elif not member.isdir():
+        raise ValueError(f"{one_line(member.name)} is neither file nor folder nor symbolic link")
+
+
+# ---- Words
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What the operating system says against reading `path` becomes an InvalidJob."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidJob(
+            f"{_shown(path)}: can't be read: {_reason(error)}; make it readable, or leave it out in .mlctlignore"
+        ) from error
+
+
+def _shown(path: object) -> str:
+    """A path as a one-line message can show it."""
+    return text if (text := str(path)).isprintable() else repr(text)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

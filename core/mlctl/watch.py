@@ -1,0 +1,141 @@
+"""The only loop: asks a platform about many runs, by batch, until each has ended.
+
+`rounds` is the loop; `until_done` is one waiter in its own thread, `Poller` one thread for any number of waiters.
+A failed poll is never a failed run: it is tried again, slower.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+
+from .backend import Backend
+from .errors import MlctlError, Unavailable
+from .runs import Run, Status
+
+__all__ = ["Poller", "rounds", "until_done"]
+
+log = logging.getLogger(__name__)
+
+FIRST = 0.02  # seconds: a trivial job should not wait for its poll
+GROWTH = 1.5
+SLOWEST = 60.0
+
+
+def rounds(
+    backend: Backend, runs: Callable[[], Sequence[Run]], interval: float | None = None
+) -> Iterator[Mapping[Run, Status | MlctlError]]:
+    """What the platform says of `runs()`, round after round, for as long as the caller goes on and there are runs.
+
+    The pause between rounds grows from 20 ms to `interval` seconds (the platform's own unless given), and beyond, to a
+    minute, while the platform is unavailable; a round without an answer is empty. Raises Unauthorized.
+    """
+    slowest = backend.interval if interval is None else interval
+    delay, failures = min(FIRST, slowest), 0
+    while batch := runs():
+        try:
+            answer: Mapping[Run, Status | MlctlError] = backend.status(batch)
+            failures = 0
+        except Unavailable as error:
+            log.warning("%s; trying again", error)
+            answer, failures = {}, failures + 1
+        yield answer
+        batch = runs()
+        if not batch:
+            return
+        backend.pause(batch, min(delay * 2**failures, max(SLOWEST, slowest)) if failures else delay)
+        delay = min(delay * GROWTH, slowest)
+
+
+def until_done(
+    backend: Backend, run: Run, timeout: float | None = None, each: Callable[[Status], None] | None = None,
+    interval: float | None = None,
+) -> Status | None:  # fmt: skip
+    """The status of `run` once it is terminal, or None where `timeout` seconds were not enough.
+
+    `each` is called with every status on the way. Raises what the platform says of this run: RunNotFound, Unauthorized.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    live = [run]
+    for answer in rounds(backend, lambda: live, interval):
+        status = answer.get(run)
+        if isinstance(status, MlctlError):
+            if not isinstance(status, Unavailable):
+                raise status
+            log.warning("%s; trying again", status)
+        elif status is not None:
+            if each:
+                each(status)
+            if status.state.terminal:
+                return status
+        if deadline is not None and time.monotonic() >= deadline:
+            return None
+    return None
+
+
+class Poller:
+    """One thread that waits for any number of runs of one backend, with one status call a round.
+
+    The thread starts with the first run and ends when none is left. Safe to use from any thread.
+    """
+
+    def __init__(self, backend: Backend, interval: float | None = None) -> None:
+        self.backend = backend
+        self.interval = interval
+        self._lock = threading.Lock()
+        self._waiting: dict[Run, Future[Status]] = {}
+        self._thread: threading.Thread | None = None
+
+    def watch(self, run: Run) -> Future[Status]:
+        """A future of the run's terminal status; the same future for the same run. An error about the run is its
+        exception."""
+        with self._lock:
+            future = self._waiting.get(run)
+            if future is None:
+                future = self._waiting[run] = Future()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name=f"mlctl-{self.backend.name}", daemon=True)
+                self._thread.start()
+        return future
+
+    def forget(self, run: Run) -> None:
+        """Nobody waits for `run` any more; the run itself goes on."""
+        with self._lock:
+            future = self._waiting.pop(run, None)
+        if future:
+            future.cancel()
+
+    def _runs(self) -> list[Run]:
+        with self._lock:
+            if not self._waiting:
+                self._thread = None  # under the lock: whoever comes next starts another
+            return list(self._waiting)
+
+    def _work(self) -> None:
+        try:
+            for answer in rounds(self.backend, self._runs, self.interval):
+                for run, status in answer.items():
+                    if isinstance(status, MlctlError):
+                        if not isinstance(status, Unavailable):
+                            self._end(run, error=status)
+                    elif status.state.terminal:
+                        self._end(run, status)
+        except BaseException as error:  # whatever it is, the waiters must hear of it, not hang
+            with self._lock:
+                self._thread = None
+                waiting, self._waiting = self._waiting, {}
+            for future in waiting.values():
+                future.set_exception(error)
+
+    def _end(self, run: Run, status: Status | None = None, error: MlctlError | None = None) -> None:
+        with self._lock:
+            future = self._waiting.pop(run, None)
+        if future is None or not future.set_running_or_notify_cancel():
+            return
+        if error:
+            future.set_exception(error)
+        elif status:
+            future.set_result(status)
