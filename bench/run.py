@@ -128,7 +128,7 @@ def start(settings: Settings) -> Table:
     rows = [(code, OWN_PYTHON, code) for code in codes]
     rows += [("mlctl --help", OWN_PYTHON, show_help), ("python -c pass, mlctl's environment", OWN_PYTHON, "pass")]
     rows += [("python -c pass, the peers'", PEERS_PYTHON, "pass")]
-    peers = ("dagster_pipes", "torchx.specs", "submitit", "psij")
+    peers = ("dagster_pipes", "torchx.specs", "torchx.runner", "submitit", "psij")
     rows += [(f"import {module}", PEERS_PYTHON, f"import {module}") for module in peers]
     # Registered first, so called last: the peak of all that the code did.
     note = "import atexit, sys; atexit.register(lambda: sys.stderr.write(open('/proc/self/status').read()))\n"

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import gzip
 import hashlib
-import io
 import os
 import re
 import resource
@@ -56,6 +55,10 @@ def read(folder: Path) -> dict[str, tuple[Content, bool]]:
     return found
 
 
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def names(package: Package) -> set[str]:
     with tarfile.open(package.path) as tar:
         return set(tar.getnames())
@@ -98,7 +101,7 @@ def tree(tmp_path: Path) -> Path:
 def test_golden_digest(tree: Path, tmp_path: Path) -> None:
     """A change of this digest is a change of format: every package that anybody has would be made, and uploaded, again."""
     package = pack(tree, tmp_path / "store")
-    assert package.sha256 == "GOLDEN"
+    assert package.sha256 == "d65ff815cb77251f638e46f0c1ccc410a603765db9155c16dd1210b8b5ffa1b8"
     assert package.path == tmp_path / "store" / f"{package.sha256}.tar.gz"
     assert package.size == package.path.stat().st_size
     assert package.files == len(TREE)
@@ -146,7 +149,7 @@ def test_a_second_time_keeps_the_archive(tree: Path, tmp_path: Path) -> None:
     assert first.path.stat().st_ino == inode
     first.path.write_bytes(b"")
     assert pack(tree, tmp_path / "store") == first, "an empty archive is replaced"
-    assert os.listdir(tmp_path / "store") == [first.path.name]
+    assert listing(tmp_path / "store") == [first.path.name]
 
 
 def test_a_store_in_the_folder_is_not_packed(tree: Path, tmp_path: Path) -> None:
@@ -172,7 +175,24 @@ def git_lists(folder: Path) -> set[str]:
 
 part = st.sampled_from(["a", "b", "ab", "a.py", "b.log", "a b", "\u00e9", "[a]", "-"])
 glob = part | st.sampled_from(
-    "* ** ? *.py *.log [ab] [!a] [^]-b] [z-a] [[:alpha:]]* a* *b a** *** \\[a] a\\ \u00e9?".split()
+    [
+        "*",
+        "**",
+        "***",
+        "?",
+        "*.py",
+        "*.log",
+        "a*",
+        "*b",
+        "a**",
+        "\u00e9?",
+        "\\[a]",
+        "a\\",
+        "[ab]",
+        "[!a]",
+        "[z-a]",
+        "[[:alpha:]]*",
+    ]
 )
 line = st.one_of(
     st.builds(
@@ -230,9 +250,19 @@ def test_bracket_expressions_as_git_reads_them(tmp_path: Path) -> None:
     signs = "ab0A-]^!\\[: _\u00e9#"
     write(tmp_path / "git", {name: b"" for sign in signs for name in [sign, *(sign + other for other in signs)]})
     git(tmp_path / "git", "init", "-q", "--template=")
-    for pattern in (
-        r"[]-a]* [!]] [^]] [!] [z-a]? [a-] [--0]* [a\]]* [\]-a]? [[:digit:]a]? [[:nope:]a] [[-a]* [a-[:digit:]]".split()
-    ):
+    closed = [
+        "[]-a]*",
+        "[!]]",
+        "[^]]",
+        "[z-a]?",
+        "[a-]",
+        "[--0]*",
+        r"[\]-a]?",
+        "[[:digit:]a]?",
+        "[[-a]*",
+        "[a-[:digit:]]",
+    ]
+    for pattern in [*closed, "[!]", "[^]*", r"[a\]*", "[[:nope:]a]", "[[:digit:]"]:
         (tmp_path / "git/.gitignore").write_text(pattern)
         assert names(pack(tmp_path / "git", tmp_path / "store")) == git_lists(tmp_path / "git"), pattern
 
@@ -281,8 +311,9 @@ def test_secrets_and_caches_are_never_packed(tmp_path: Path) -> None:
         "node_modules/x",
     ]
     stays = ["id_rsa.pub", ".env.example", ".env.sample", "a/.env.template", "keys.py", "environment.py", "lib/venv/x"]
-    code = {name: b"" for name in [*never, *stays]}
-    assert packed(tmp_path, {**code, ".mlctlignore": b"!*\n!.env\n!.git/\n!**/id_rsa\n"}) == {*stays, ".mlctlignore"}
+    assert packed(
+        tmp_path, {**dict.fromkeys([*never, *stays], b""), ".mlctlignore": b"!*\n!.env\n!.git/\n!**/id_rsa\n"}
+    ) == {*stays, ".mlctlignore"}
 
 
 def test_an_ignored_folder_is_not_entered(tmp_path: Path) -> None:
@@ -338,7 +369,7 @@ def test_links_inside_stay_links(tmp_path: Path) -> None:
 def test_links_that_leave_or_turn(links: dict[str, str], words: list[str], tmp_path: Path) -> None:
     code = write(tmp_path / "code", {"inner/x": b"", **{name: Path(to) for name, to in links.items()}})
     refused(lambda: pack(code, tmp_path / "store"), ".mlctlignore", *words)
-    (code / ".mlctlignore").write_text("\n".join(links))
+    (code / ".mlctlignore").write_text("".join(f"/{name}\n" for name in links))
     assert names(pack(code, tmp_path / "store")) == {".mlctlignore", "inner/x"}
 
 
@@ -428,7 +459,7 @@ pack(Path({str(tree)!r}), Path({str(tmp_path / "store")!r}))
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", kill], env=environment, check=False).returncode == -signal.SIGKILL
-    (left,) = os.listdir(tmp_path / "store")
+    (left,) = listing(tmp_path / "store")
     assert left.startswith(".") and left.endswith(".partial")
     assert pack(tree, tmp_path / "store").path.exists()
 
@@ -455,17 +486,18 @@ def test_the_disk_is_full(tmp_path: Path) -> None:
     code = write(tmp_path / "code", {"noise": os.urandom(2**19)})
     with files_of_at_most(2**17), pytest.raises(Unavailable, match=f"store: .*{os.strerror(errno.EFBIG)}"):
         pack(code, tmp_path / "store")
-    assert os.listdir(tmp_path / "store") == []
+    assert listing(tmp_path / "store") == []
     package = pack(code, tmp_path / "store")
     with files_of_at_most(2**17), pytest.raises(Unavailable, match=f"out: .*{os.strerror(errno.EFBIG)}"):
         unpack(package.path, package.sha256, tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == ["code", "store"]
+    assert listing(tmp_path) == ["code", "store"]
 
 
 # ---- There and back
 
+left_out = re.compile(r"\.|id_|__pycache__\Z|node_modules\Z|.*\.(pem|key|p12|pfx|pyc)\Z", re.IGNORECASE | re.DOTALL)
 name = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=50).filter(
-    lambda text: text not in (".", "..") and len(text.encode()) < 250
+    lambda text: len(text.encode()) < 250 and not left_out.match(text)
 )
 files = st.dictionaries(
     st.lists(name, min_size=1, max_size=4).map("/".join), st.tuples(st.binary(max_size=1500), st.booleans()), max_size=8
@@ -585,8 +617,8 @@ def test_hostile_archives(
         monkeypatch.delattr(tarfile, "data_filter", raising=False)
     path, sha256 = archive(tmp_path / "store/x.tar.gz", *members)
     refused(lambda: unpack(path, sha256, tmp_path / "out"), str(path))
-    assert os.listdir(tmp_path) == ["store"]
-    assert os.listdir(tmp_path / "store") == ["x.tar.gz"]
+    assert listing(tmp_path) == ["store"]
+    assert listing(tmp_path / "store") == ["x.tar.gz"]
     assert not Path("/tmp/mlctl-hostile").exists()
 
 
@@ -610,7 +642,7 @@ def test_damaged_archives(damage: str, tree: Path, tmp_path: Path) -> None:
     refused(
         lambda: unpack(package.path, sha256 if damage != "digest" else "0" * 64, tmp_path / "out"), str(package.path)
     )
-    assert sorted(os.listdir(tmp_path)) == ["store", "tree"]
+    assert listing(tmp_path) == ["store", "tree"]
 
 
 def test_a_digest_that_does_not_match_is_named(tree: Path, tmp_path: Path) -> None:
@@ -621,15 +653,15 @@ def test_a_digest_that_does_not_match_is_named(tree: Path, tmp_path: Path) -> No
 def test_a_bomb_is_bounded(tmp_path: Path) -> None:
     path, sha256 = archive(tmp_path / "store/bomb.tar.gz", member("zeros", bytes(2**22)))
     refused(lambda: unpack(path, sha256, tmp_path / "out", limit=2**20), "more than 1,048,576 bytes")
-    assert os.listdir(tmp_path) == ["store"]
-    unpack(path, sha256, tmp_path / "out")
+    assert listing(tmp_path) == ["store"]
+    unpack(path, sha256, tmp_path / "out", limit=2**23)
     assert (tmp_path / "out/zeros").stat().st_size == 2**22
 
 
 def test_no_archive(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="absent.tar.gz"):
+    with pytest.raises(Unavailable, match=r"absent\.tar\.gz"):
         unpack(tmp_path / "absent.tar.gz", "0" * 64, tmp_path / "out")
-    assert os.listdir(tmp_path) == []
+    assert listing(tmp_path) == []
 
 
 def test_set_user_id_is_dropped(tmp_path: Path) -> None:
@@ -643,4 +675,3 @@ def test_other_programs_read_it(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     subprocess.run(["tar", "-xzf", package.path, "-C", tmp_path / "out"], check=True)
     assert read(tmp_path / "out") == read(tree)
-    assert io.BytesIO(package.path.read_bytes()).read(2) == b"\x1f\x8b"

@@ -130,8 +130,9 @@ def _entries(root: Path, store: Path, limit: int) -> list[_Entry]:
     total = 0
     while folders:
         folder, rules = folders.pop()
+        listed = _listed(root, folder)
         rules = rules + _rules_in(root / folder, base + os.fsencode(folder), (".gitignore", ".mlctlignore"))
-        for name, info in _listed(root, folder):
+        for name, info in listed:
             path = root / name
             is_folder = stat.S_ISDIR(info.st_mode)
             if path == store or _left_out(path) or _ignored(base + os.fsencode(name), is_folder, rules):
@@ -178,7 +179,8 @@ def _link(path: Path, root: Path) -> str:
     real = Path(os.path.realpath(path))
     if not real.is_relative_to(root):
         raise InvalidJob(f"{_shown(path)}: is a link to {_shown(to)}, outside of the packed folder; {fix}")
-    if not to.is_absolute() and Path(os.path.normpath(path.parent / to)).is_relative_to(root):
+    written = os.path.normpath(path.parent.relative_to(root) / to)
+    if not to.is_absolute() and Path(written).parts[:1] != ("..",):
         return str(to)
     return os.path.relpath(real, path.parent)
 
@@ -432,14 +434,14 @@ def _place(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, links: l
     if hasattr(tarfile, "data_filter"):  # a second opinion, which Pythons of before June 2023 don't have
         tarfile.data_filter(member, str(folder))
     (path if member.isdir() else path.parent).mkdir(parents=True, exist_ok=True)
-    if member.issym():
+    if member.issym() and member.linkname:
         links.append((path, member.linkname))
     elif member.isreg() and not member.issparse() and (content := tar.extractfile(member)):
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(path, flags, 0o755 if member.mode & stat.S_IXUSR else 0o644), "wb") as out:
             shutil.copyfileobj(content, out, _CHUNK)
     elif not member.isdir():
-        raise ValueError(f"{one_line(member.name)} is neither file nor folder nor symbolic link")
+        raise ValueError(f"{one_line(member.name)} is neither a file nor a folder nor a link to one")
 
 
 # ---- Words

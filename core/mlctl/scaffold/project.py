@@ -8,6 +8,7 @@ What a template is, `templates()` reads in the first paragraph of its README.md.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def create(folder: Path, template: str = "sklearn", *, schema: str) -> list[Path
     if template not in known:
         hint = did_you_mean(template, known)
         raise InvalidConfig(f"template: got {template!r}, expected one of {', '.join(known)}{hint}")
-    name = slug(folder.absolute().resolve().name, limit=40) or _NAME
+    whole = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would ask the disk
+    name = slug(whole.name, limit=40) or _NAME
     files = {path: text.replace(_NAME, name) for path, text in _files(_TEMPLATES / template).items()}
     if any(path.startswith("jobs/") for path in files):
         files |= {"mlctl_runtime.py": _RUNTIME.read_text(encoding="utf-8"), SCHEMA: schema}

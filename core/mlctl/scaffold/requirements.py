@@ -13,18 +13,20 @@ from mlctl.errors import MlctlError
 
 from .source import Source
 
-__all__ = ["Needs", "needs", "upwards"]
+__all__ = ["Needs", "needs", "project_of"]
 
 _DISTRIBUTIONS = {
-    "attr": "attrs", "bs4": "beautifulsoup4", "Crypto": "pycryptodome", "cv2": "opencv-python", "dateutil": "python-dateutil",
-    "docx": "python-docx", "dotenv": "python-dotenv", "faiss": "faiss-cpu", "fitz": "PyMuPDF", "git": "GitPython", "imblearn":
-    "imbalanced-learn", "jwt": "PyJWT", "mpl_toolkits": "matplotlib", "MySQLdb": "mysqlclient", "OpenSSL": "pyOpenSSL", "PIL": "pillow",
-    "pkg_resources": "setuptools", "psycopg2": "psycopg2-binary", "skimage": "scikit-image", "sklearn": "scikit-learn", "skopt":
-    "scikit-optimize", "umap": "umap-learn", "yaml": "PyYAML", "zmq": "pyzmq",
-    "azure.ai.ml": "azure-ai-ml", "azure.identity": "azure-identity", "azure.storage.blob": "azure-storage-blob", "google.cloud.bigquery":
-    "google-cloud-bigquery", "google.cloud.storage": "google-cloud-storage", "google.protobuf": "protobuf", "ruamel.yaml": "ruamel.yaml",
-    "snowflake.connector": "snowflake-connector-python",
+    "attr": "attrs", "bs4": "beautifulsoup4", "Crypto": "pycryptodome", "cv2": "opencv-python",
+    "dateutil": "python-dateutil", "docx": "python-docx", "dotenv": "python-dotenv", "faiss": "faiss-cpu", "fitz": "PyMuPDF",
+    "git": "GitPython", "imblearn": "imbalanced-learn", "jwt": "PyJWT", "mpl_toolkits": "matplotlib",
+    "MySQLdb": "mysqlclient", "OpenSSL": "pyOpenSSL", "PIL": "pillow", "pkg_resources": "setuptools",
+    "psycopg2": "psycopg2-binary", "skimage": "scikit-image", "sklearn": "scikit-learn", "skopt": "scikit-optimize",
+    "umap": "umap-learn", "yaml": "PyYAML", "zmq": "pyzmq",
+    "azure.ai.ml": "azure-ai-ml", "azure.identity": "azure-identity", "azure.storage.blob": "azure-storage-blob",
+    "google.cloud.bigquery": "google-cloud-bigquery", "google.cloud.storage": "google-cloud-storage",
+    "google.protobuf": "protobuf", "ruamel.yaml": "ruamel.yaml", "snowflake.connector": "snowflake-connector-python",
 }  # fmt: skip
+"""Those whose name isn't that of the module."""
 _SHARED = {"azure", "google", "ruamel", "snowflake"}  # many distributions put their modules below these
 _GONE = {"asynchat", "asyncore", "cgi", "cgitb", "crypt", "distutils", "imghdr", "imp", "pipes", "smtpd", "telnetlib"}
 """Modules that newer Pythons dropped."""
@@ -42,30 +44,37 @@ class Needs:
 
 
 def needs(source: Source, folder: Path) -> Needs:
-    """What the script needs, looked for from its own folder up to the repository's root (`folder` where that is none)."""
+    """What the script needs, looked for from its own folder up to `folder`."""
     imports = _Imports(source, folder)
-    for place in upwards(source.path.parent, folder):
+    said = (imports.python_path, tuple(imports.notes))
+    for place in _upwards(source.path.parent, folder):
         if (place / "requirements.txt").is_file():
-            return Needs(place / "requirements.txt", (), imports.python_path, tuple(imports.notes))
+            return Needs(place / "requirements.txt", (), *said)
         listed = _dependencies(place / "pyproject.toml")
         if listed:
-            lines = ["# Copied from pyproject.toml.", *listed]
-            return Needs(None, tuple(lines), imports.python_path, tuple(imports.notes))
-    lines = []
+            return Needs(None, ("# Copied from pyproject.toml.", *listed), *said)
+    lines = [
+        f"# {name}    # imported in a try: perhaps not needed" for name in sorted(imports.optional - imports.required)
+    ]
     if imports.required:
         lines = [
             "# What the code imports. Pin each to the version that you use: `pip freeze` shows it.",
             *sorted(imports.required),
+            *lines,
         ]
-    lines += [
-        f"# {name}    # imported in a try: perhaps not needed" for name in sorted(imports.optional - imports.required)
-    ]
-    return Needs(None, tuple(lines), imports.python_path, tuple(imports.notes))
+    return Needs(None, tuple(lines), *said)
 
 
-def upwards(start: Path, folder: Path) -> Iterator[Path]:
-    """`start` and the folders above it, to the root of the repository that `folder` is in, or to `folder` outside one."""
+def project_of(folder: Path) -> Path:
+    """The nearest folder upwards, inside the repository, that says what its code needs; `folder` itself where none does."""
     root = next((place for place in (folder, *folder.parents) if (place / ".git").exists()), folder)
+    marks = ("requirements.txt", "pyproject.toml", "setup.py", "mlctl.yaml")
+    places = _upwards(folder, root)
+    return next((place for place in places if any((place / mark).is_file() for mark in marks)), folder)
+
+
+def _upwards(start: Path, root: Path) -> Iterator[Path]:
+    """`start` and the folders above it, as far as `root`."""
     for place in (start, *start.parents):
         yield place
         if place == root:
@@ -74,15 +83,15 @@ def upwards(start: Path, folder: Path) -> Iterator[Path]:
 
 def _dependencies(pyproject: Path) -> list[str]:
     """`project.dependencies`; empty without them, and on Python 3.10, which can't read TOML."""
-    if sys.version_info < (3, 11) or not pyproject.is_file():
-        return []
-    import tomllib
+    if sys.version_info >= (3, 11) and pyproject.is_file():
+        import tomllib
 
-    try:
-        listed = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("project", {}).get("dependencies", [])
-        return [one for one in listed if re.split(r"[^A-Za-z0-9._-]", one)[0].lower() != "mlctl"]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []
+        try:
+            listed = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+            return [one for one in listed if re.split(r"[^A-Za-z0-9._-]", one)[0].lower() != "mlctl"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+    return []
 
 
 class _Imports:
@@ -101,7 +110,7 @@ class _Imports:
             self._read(self._queue.pop())
 
     def _read(self, source: Source) -> None:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.Import):
                 for one in node.names:
                     self._module(source, node, one.name)
@@ -154,7 +163,7 @@ class _Imports:
                     self.notes.append(str(error))
                     continue
                 self._queue.append(source)
-                if next(source.calls("add_argument"), None):
+                if source.calls("add_argument"):
                     self.notes.append(f"{path.name}: defines arguments, which were not read: add them to the command")
 
 

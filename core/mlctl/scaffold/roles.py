@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .arguments import Argument
+from .source import UNKNOWN
 
 __all__ = ["Role", "address", "role", "secret"]
 
@@ -89,6 +90,8 @@ def role(argument: Argument, kind: str) -> Role:
         return placed
     if argument.choices or argument.type != "string" or (words[-1] in _NO_PATH and not argument.path):
         return param
+    if argument.default == "-" or (argument.path and argument.default is UNKNOWN):
+        return param  # standard input or output
     default = argument.default if isinstance(argument.default, str) else ""
     path_like = bool(re.search(r"[/\\]|\.[A-Za-z]\w{0,9}$", default))
     core = [word for word in words if word not in _PLACES]
@@ -115,6 +118,8 @@ def role(argument: Argument, kind: str) -> Role:
         return (
             Role("outputs", name, model, file) if told else param
         )  # else it saves only on demand: a file or a folder, who knows
+    if argument.default is UNKNOWN:
+        return param  # such as a place beside the script, which finds it
     known = _READ_SOMEWHERE if somewhere or len(core) > 1 else _READ
     if argument.path == "read" or (core and (core[0] in ("in", "input", "inputs") or set(core) <= known)):
         return Role("inputs", name)
@@ -124,7 +129,7 @@ def role(argument: Argument, kind: str) -> Role:
 def _words(name: str) -> list[str]:
     """`trainData`, `train-data` and `traindata` as [train, data]."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    name = re.sub(r"^(data|in|out|log|model|work|save|train|test)(dir|file|path|data|set)$", r"\1_\2", name)
+    name = re.sub(r"^(data|in|out|log|model|work|save|train|test)(dir|file|path|data)$", r"\1_\2", name)
     return re.findall(r"[a-z0-9]+", name) or [""]
 
 

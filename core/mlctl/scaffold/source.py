@@ -6,6 +6,7 @@ import ast
 import io
 import math
 import operator
+import re
 import sys
 import tokenize
 import warnings
@@ -18,9 +19,11 @@ from typing import Any
 
 from mlctl.errors import InvalidConfig, Unavailable, one_line
 
-__all__ = ["UNKNOWN", "FromEnv", "Source"]
+__all__ = ["UNKNOWN", "FromEnv", "Function", "Source"]
 
 MAX_BYTES = 1 << 20
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class _Unknown:
@@ -50,23 +53,51 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tree = _parse(path)
-        self.parents: dict[ast.AST, ast.AST] = {
-            child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)
-        }
+        self.nodes = sorted(
+            ast.walk(self.tree), key=lambda node: (getattr(node, "lineno", 0), getattr(node, "col_offset", 0))
+        )
+        self.parents = {child: node for node in self.nodes for child in ast.iter_child_nodes(node)}
         self._names: dict[str, Any] = {}
 
     def at(self, node: ast.AST) -> str:
         """`train.py:12`, for messages."""
         return f"{self.path.name}:{getattr(node, 'lineno', 1)}"
 
-    def calls(self, attribute: str) -> Iterator[tuple[ast.Call, ast.Attribute]]:
-        """Every `something.attribute(...)`, in the order of the source."""
-        found = [
-            (node, node.func)
-            for node in ast.walk(self.tree)
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == attribute
-        ]
-        return iter(sorted(found, key=lambda pair: (pair[0].lineno, pair[0].col_offset)))
+    @cached_property
+    def functions(self) -> list[Function]:
+        """Every function and method, in the order of the source."""
+        return [node for node in self.nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+    @cached_property
+    def _methods(self) -> dict[str, list[tuple[ast.Call, ast.Attribute]]]:
+        found: dict[str, list[tuple[ast.Call, ast.Attribute]]] = {}
+        for node in self.nodes:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                found.setdefault(node.func.attr, []).append((node, node.func))
+        return found
+
+    def calls(self, method: str) -> list[tuple[ast.Call, ast.Attribute]]:
+        """Every `something.method(...)`, in the order of the source."""
+        return self._methods.get(method, [])
+
+    @cached_property
+    def callers(self) -> dict[str, list[ast.Call]]:
+        """The calls of each name."""
+        found: dict[str, list[ast.Call]] = {}
+        for node in self.nodes:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                found.setdefault(node.func.id, []).append(node)
+        return found
+
+    @cached_property
+    def assignments(self) -> dict[str, list[ast.Assign]]:
+        """The statements that bind a name or an attribute, under what it is written as: `parser`, `self.parser`."""
+        found: dict[str, list[ast.Assign]] = {}
+        for node in self.nodes:
+            for target in node.targets if isinstance(node, ast.Assign) else []:
+                if isinstance(target, (ast.Name, ast.Attribute)):
+                    found.setdefault(ast.unparse(target), []).append(node)  # type: ignore[arg-type]
+        return found
 
     def ancestors(self, node: ast.AST) -> Iterator[ast.AST]:
         """From the parent outwards."""
@@ -74,7 +105,7 @@ class Source:
             node = self.parents[node]
             yield node
 
-    def function(self, node: ast.AST) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    def function(self, node: ast.AST) -> Function | None:
         """The function that `node` stands in; None at the module's level."""
         inside = (each for each in self.ancestors(node) if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)))
         return next(inside, None)
@@ -83,7 +114,7 @@ class Source:
     def imported(self) -> dict[str, str]:
         """What imported names stand for: `{"np": "numpy", "Parser": "argparse.ArgumentParser"}`."""
         names: dict[str, str] = {}
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 for one in node.names:
                     bound = one.name if one.asname else one.name.partition(".")[0]
@@ -105,14 +136,15 @@ class Source:
     def assigned(self) -> dict[str, ast.expr]:
         """The expressions of names that the whole script binds once, and to nothing but one expression."""
         values: dict[str, ast.expr] = {}
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
                 values[node.targets[0].id] = node.value
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
                 values[node.target.id] = node.value
-        nodes = list(ast.walk(self.tree))
-        stored = Counter(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
-        given = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        stored = Counter(
+            node.id for node in self.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        )
+        given = {node.arg for node in self.nodes if isinstance(node, ast.arg)}
         return {name: value for name, value in values.items() if stored[name] == 1 and name not in given}
 
     def value(self, node: ast.AST | None, depth: int = 20) -> Any:
@@ -171,20 +203,23 @@ class Source:
         return UNKNOWN
 
     @cached_property
-    def environment(self) -> list[tuple[FromEnv, ast.AST]]:
-        """Every environment variable that the script reads by a literal name, where it does."""
-        found = []
-        for node in ast.walk(self.tree):
+    def environment(self) -> dict[ast.AST, FromEnv]:
+        """Every environment variable that the script reads by a literal name, under where it does."""
+        found: dict[ast.AST, FromEnv] = {}
+        for node in self.nodes:
             if isinstance(node, ast.Call) or (isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load)):
                 value = self.value(node)
                 if isinstance(value, FromEnv):
-                    found.append((value, node))
+                    found[node] = value
         return found
 
     def variable(self, node: ast.AST | None) -> str:
         """The first environment variable that an expression reads; empty where it reads none."""
-        nodes = list(ast.walk(node)) if node is not None else []
-        return next((read.name for read, where in self.environment if where in nodes), "")
+        nodes = ast.walk(node) if node is not None else iter(())
+        return next((self.environment[each].name for each in nodes if each in self.environment), "")
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 
 
 def _plain(value: object) -> bool:
@@ -193,7 +228,7 @@ def _plain(value: object) -> bool:
         return math.isfinite(value)
     if isinstance(value, int):
         return abs(value) < 1 << 63
-    return value is None or isinstance(value, str)
+    return value is None or (isinstance(value, str) and not _SURROGATE.search(value))
 
 
 def _converted(function: str, value: Any) -> Any:
@@ -235,6 +270,8 @@ def _computed(kind: ast.operator, left: Any, right: Any) -> Any:
 
 def _parse(path: Path) -> ast.Module:
     try:
+        if "\0" in str(path):
+            raise InvalidConfig(f"{one_line(str(path))}: no file's name holds a null byte")
         if not path.is_file():
             found = "is not a file" if path.exists() else "no such file"
             raise InvalidConfig(f"{path}: {found}; expected a Python script")
@@ -246,8 +283,6 @@ def _parse(path: Path) -> ast.Module:
         raise InvalidConfig(f"{path}: not readable; check its permissions") from None
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise InvalidConfig(f"{one_line(str(path))}: {error}") from None
     if len(text) > MAX_BYTES:
         raise InvalidConfig(f"{path}: larger than {MAX_BYTES >> 20} MiB; expected a script, as people write them")
     version = "Python {}.{}".format(*sys.version_info)
@@ -260,7 +295,9 @@ def _parse(path: Path) -> ast.Module:
         raise InvalidConfig(f"{path}:{error.lineno or 1}: not {version}: {reason}") from None
     except UnicodeDecodeError as error:
         line = text[: error.start].count(b"\n") + 1
-        raise InvalidConfig(f"{path}:{line}: not {version}: not {error.encoding}, and no other encoding declared") from None
+        raise InvalidConfig(
+            f"{path}:{line}: not {version}: not {error.encoding}, and no other encoding declared"
+        ) from None
     except (ValueError, RecursionError, MemoryError) as error:
         reason = " ".join(str(error).split()) or "nested too deeply"
         raise InvalidConfig(f"{path}: not {version}: {reason}") from None

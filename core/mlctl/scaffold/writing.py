@@ -26,13 +26,12 @@ def write_new(folder: Path, files: Mapping[str, str]) -> list[Path]:
     Unavailable where the disk refuses.
     """
     with _translated(folder):
-        folder = folder.absolute()
         new = not os.path.lexists(folder)
         if not new:
             _refuse_clashes(folder, files)
         else:
             folder.parent.mkdir(parents=True, exist_ok=True)
-        staged = (folder.parent if new else folder) / f".mlctl-init-{secrets.token_hex(4)}"
+        staged = (folder.parent if new else folder).absolute() / f".mlctl-init-{secrets.token_hex(4)}"
         try:
             for name, text in files.items():
                 path = staged / name

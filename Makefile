@@ -1,0 +1,41 @@
+# Everything sets itself up: Python 3.10 or newer, make and git are enough. PYTHON=python3.12 chooses another one.
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help demo test lint bench chaos lock generated clean
+help:                    ## show this
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+demo: core               ## three jobs on this machine: process, train, batch inference
+	@examples/01-local/run.sh $(ARGS)
+
+test: dev lint           ## all tests; ARGS="-k name" for some
+	@pytest $(ARGS)
+
+lint: dev                ## style, types, layers
+	@ruff check --quiet .
+	@ruff format --check --quiet .
+	@mypy --no-error-summary
+	@lint-imports --config pyproject.toml >build/layers.txt 2>&1 || { cat build/layers.txt; exit 1; }
+
+bench: dev               ## speed, beside peers; writes bench/results.json
+	@python bench/run.py $(ARGS)
+
+chaos: dev               ## kill -9 at 200 random moments
+	@python tools/chaos.py $(ARGS)
+
+generated: dev           ## write anew what is generated
+	@python tools/generate.py
+
+lock: dev                ## resolve the locks anew
+	@tools/lock.sh
+
+clean:                   ## remove what was made here
+	rm -rf .venv .envs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: core dev
+core dev: | build
+	@tools/setup.sh $@
+
+build:
+	@mkdir -p build

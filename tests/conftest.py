@@ -1,0 +1,73 @@
+"""What every test gets: a home of its own, no configuration from outside, and a check that it left no process behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "mlctl", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("mlctl")
+
+_GRACE = 2.0  # seconds that a run that has just ended gets to leave /proc
+
+
+def processes_of(home: Path) -> list[int]:
+    """The processes that carry the URL of a run of `home`, this one aside. Linux only; elsewhere none is seen."""
+    mark = b"MLCTL_RUN=local://"
+    path = str(home).encode() + b"/"
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:  # ended meanwhile, or another user's
+            continue
+        if any(word.startswith(mark) and path in word for word in words) and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """MLCTL_HOME of this test alone. Fails the test that leaves a process of a run; mark it `leaves_processes` to let
+    them be killed quietly."""
+    for name in [name for name in os.environ if name.startswith("MLCTL_")]:
+        monkeypatch.delenv(name)
+    made = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("MLCTL_HOME", str(made))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("xdg")))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path_factory.mktemp("site")))
+    yield made
+    if not (made / "runs").is_dir():  # nothing was ever started: no need to read all of /proc
+        return
+    deadline = time.monotonic() + _GRACE
+    while (left := processes_of(made)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if left and not request.node.get_closest_marker("leaves_processes"):
+        pytest.fail(f"{len(left)} processes of this test's runs were left, and are killed now: {left}")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project: a folder that ends the search for configuration, and the working folder."""
+    made = tmp_path / "project"
+    (made / ".git").mkdir(parents=True)
+    monkeypatch.chdir(made)
+    return made
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "leaves_processes: the test means to leave processes; they are killed quietly")

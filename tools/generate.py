@@ -1,0 +1,91 @@
+"""Writes anew what is generated: `make generated`. The tests run it with --check, which only says what is out of date.
+
+- examples' copies of the runtime
+- docs/job-file.md, from the schema
+- the table of decisions in docs/lifecycle.md, from decide.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlctl import decide, document
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Every generated file and what it should hold."""
+    runtime = (ROOT / "core/mlctl/runtime.py").read_text()
+    for copy in sorted(ROOT.glob("examples/*/mlctl_runtime.py")):
+        yield copy, runtime
+    yield ROOT / "docs/job-file.md", job_file()
+    lifecycle = ROOT / "docs/lifecycle.md"
+    table = "\n".join(line for line in (decide.__doc__ or "").splitlines() if line.startswith("|"))
+    yield lifecycle, _between(lifecycle.read_text(), "decide", table)
+
+
+def _between(text: str, name: str, body: str) -> str:
+    start, end = f"<!-- generated: {name} -->", "<!-- /generated -->"
+    return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{body}\n{end}", text, flags=re.DOTALL)
+
+
+def job_file() -> str:
+    """The reference of the job file, a row for each field of the schema."""
+    schema = json.loads(document.schema_text("job"))
+    lines = [
+        "# The job file",
+        "",
+        "Written by `make generated` from the schema, which `mlctl schema` prints and editors complete from. Relative paths are relative to",
+        "the file; on the command line, to the working folder. Scalars follow YAML 1.2: `no` and `on` are words, `1e-3` is a number.",
+        "",
+        "| field | what it is | what it takes |",
+        "|---|---|---|",
+        *_rows(schema, "", frozenset(schema["required"])),
+        "",
+        "A command that is a string is split to words as a shell would, and no shell runs. `${{params.NAME}}`, `${{inputs.NAME}}` and",
+        "`${{outputs.NAME}}` are replaced inside words and in `env`, after the split, once. What only a shell can do (`|`, `&&`, `$NAME`)",
+        "needs `command: {shell: ...}`, whose script gets its values from the environment only.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _rows(schema: Mapping[str, Any], prefix: str, required: frozenset[str]) -> Iterator[str]:
+    for name, field in schema.get("properties", {}).items():
+        must = " (required)" if name in required else ""
+        takes = field.get("expected") or " or ".join(map(str, field.get("enum", ()))) or _type(field)
+        text = field.get("description", "").replace("|", "\\|")
+        yield f"| `{prefix}{name}`{must} | {text} | {takes.replace('|', chr(92) + '|')} |"
+        yield from _rows(field, f"{prefix}{name}.", frozenset())
+        inner = field.get("additionalProperties")
+        if isinstance(inner, Mapping):
+            yield from _rows(inner.get("then", inner), f"{prefix}{name}.NAME.", frozenset())
+
+
+def _type(field: Mapping[str, Any]) -> str:
+    kinds = field.get("type", "anything")
+    words = {"object": "a mapping", "array": "a list", "boolean": "true or false", "integer": "a whole number"}
+    return " or ".join(words.get(kind, f"a {kind}" if kind != "anything" else kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+
+
+def main() -> int:
+    """Writes what differs; with --check names it, and gives 1."""
+    check, stale = "--check" in sys.argv[1:], []
+    for path, text in generated():
+        if not path.exists() or path.read_text() != text:
+            stale.append(path.relative_to(ROOT))
+            if not check:
+                path.write_text(text)
+    for path in stale:
+        print(f"{path}: {'out of date; run make generated' if check else 'written'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+#!/bin/sh
+# Resolves locks/*.txt anew, for every Python that mlctl supports.
+set -eu
+cd "$(dirname "$0")/.."
+compile() {
+    output=$1
+    shift
+    uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+        --custom-compile-command 'make lock' -o "$output" "$@"
+}
+compile locks/core.txt pyproject.toml --group build
+compile locks/dev.txt pyproject.toml --group dev
