@@ -114,7 +114,7 @@ def test_only_content_counts(tree: Path, tmp_path: Path) -> None:
         other = write(tmp_path / "a'; echo foo", dict(reversed(TREE.items())))
     finally:
         os.umask(before)
-    (other / "bin/run").chmod(0o711)
+    (other / "bin/run").chmod(0o700)
     (other / "empty/folder").mkdir(parents=True)
     os.utime(other / "train.py", (1, 1))
     if os.getuid() == 0:
@@ -244,6 +244,24 @@ def test_leaves_out_what_git_does(
         assert {name for name in names(package) if not ignore_files.fullmatch(name)} == {
             name for name in git_lists(folder) if not ignore_files.fullmatch(name)
         }
+
+
+def test_ignore_files_as_git_reads_them(tmp_path: Path) -> None:
+    """Bytes, a byte order mark, both ends of line, spaces, comments; and no ignore file through a link."""
+    lines = b"\xef\xbb\xbfbom\r\nspaces  \nkept\\ \ntab\t\n   \n\n#hash\n\\#sign\n\\!bang\n/a.b\nc.d/e\n\xe9\nform\x0cfeed\nlast\r"
+    code = write(
+        tmp_path / "git",
+        {
+            ".gitignore": lines,
+            "linked/.gitignore": Path("../rules"),
+            "linked/x": b"",
+            "rules": b"x\n",
+            **dict.fromkeys(["bom", "spaces", "kept", "kept ", "tab", "#hash", "#sign", "!bang", "last", " "], b""),
+            **dict.fromkeys(["a.b", "a-b", "c.d/e", "c-d/e", "sub/a.b", "sub/c.d/e", "\u00e9", "form", "feed"], b""),
+        },
+    )
+    git(code, "init", "-q", "--template=")
+    assert names(pack(code, tmp_path / "store")) == git_lists(code)
 
 
 def test_bracket_expressions_as_git_reads_them(tmp_path: Path) -> None:
@@ -424,9 +442,9 @@ def test_a_file_that_changes_meanwhile(change: str, tmp_path: Path, monkeypatch:
 
     def open_after_change(path: Path, *rest: int) -> int:
         if change in ("gone", "link"):
-            path.unlink()
+            path.rename(tmp_path / "moved")
         if change == "link":
-            path.symlink_to("/etc/passwd")
+            path.symlink_to(tmp_path / "moved")
         if change in ("longer", "shorter", "other"):
             path.write_bytes({"longer": b"123456789", "shorter": b"1", "other": b"abcdefgh"}[change])
             os.utime(path, (1, 1))
@@ -537,8 +555,9 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
 
 def test_unpacks_into_nothing_or_an_empty_folder(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = pack(tree, tmp_path / "store")
-    monkeypatch.chdir(write(tmp_path / "a'; echo foo", {"full/x": b"", "file": b"", "link": Path("empty")}))
+    monkeypatch.chdir(write(tmp_path / "a'; echo foo", {"full/x": b"", "file": b"", "link": Path("void")}))
     Path("empty").mkdir()
+    Path("void").mkdir()
     for target in ("new/er", "empty", "../up"):
         unpack(package.path, package.sha256, Path(target))
         assert read(Path(target)) == read(tree)
@@ -547,6 +566,21 @@ def test_unpacks_into_nothing_or_an_empty_folder(tree: Path, tmp_path: Path, mon
         with pytest.raises(FileExistsError, match=target):
             unpack(package.path, package.sha256, Path(target))
         assert read(Path()) == before
+
+
+def test_somebody_else_unpacks_there_first(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = pack(tree, tmp_path / "store")
+    really_rename = Path.rename
+
+    def rename_too_late(self: Path, target: Path) -> Path:
+        write(target, {"theirs": b""})
+        return really_rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_too_late)
+    with pytest.raises(FileExistsError):
+        unpack(package.path, package.sha256, tmp_path / "out")
+    assert listing(tmp_path) == ["out", "store", "tree"]
+    assert listing(tmp_path / "out") == ["theirs"]
 
 
 def test_modes_follow_the_umask(tree: Path, tmp_path: Path) -> None:

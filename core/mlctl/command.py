@@ -1,7 +1,7 @@
 """A job's command: a list of words, or a script that a shell runs.
 
 A string is split to words as a shell would, and no shell runs it; `${{params.lr}}` is replaced inside words after the
-split, so that no value can break out of its word. What only a shell could do (`|`, `&&`, `$NAME`) is an error that
+split, so that no value can break out of its word. What only a shell could do (`|`, `&&`, `$NAME`, `*`) is an error that
 names `shell:`, whose script takes its values from the environment only.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from .errors import one_line
 
 __all__ = ["Command", "Placeholder", "fill", "placeholders", "text_of"]
 
@@ -21,7 +22,19 @@ Placeholder = tuple[str, str]
 
 _PLACEHOLDER = re.compile(r"\$\{\{\s*(params|inputs|outputs)\.([A-Za-z_][A-Za-z0-9_-]*)\s*\}\}")
 _OPENED = re.compile(r"\$\{\{[^}]*\}{0,2}")
-_MARK = "\ue000"  # stands for a placeholder while a string is split; a private-use character
+_PLACE = r"""\$\{\{[^{}'"\\\n]*\}\}"""  # a placeholder, or what was meant as one: spaces inside don't end the word
+_PIECE = re.compile(
+    rf"""  \A[ \t\n]+ | (?P<blank>[ \t]+ | [ \t]*\n[ \t\n]*\Z)
+         | \\\n
+         | \\(?P<escaped>.)
+         | '(?P<single>[^']*)'
+         | "(?P<double>(?:\\.|[^"\\])*)"
+         | (?P<plain>{_PLACE} | [A-Za-z0-9_./:=,@%+-]+ | .)""",
+    re.VERBOSE | re.DOTALL,
+)
+_QUOTED = re.compile(rf"{_PLACE}|\\(?P<escaped>.)|(?P<special>[$`])", re.DOTALL)
+_EXPANDS = re.compile(r"\$(?=[A-Za-z_0-9({?@*#!$-])")
+_ASSIGNED = re.compile(r"[ \t\n]*([A-Za-z_][A-Za-z0-9_]*=)")
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class Command:
         """From the job file's string, list or {shell: script}. Raises ValueError with what is wrong."""
         if isinstance(value, dict):
             script = str(value["shell"])
+            if not script.strip():
+                raise ValueError("is empty")
             if "${{" in script:
                 raise ValueError('a script has no placeholders; put them in env: and use "$NAME"')
             return cls(script=script)
@@ -52,55 +67,52 @@ class Command:
 
 def split(line: str) -> tuple[str, ...]:
     """The words of `line` as a shell would split them. Raises ValueError for what only a shell could do."""
-    kept: list[str] = []
+    if match := _ASSIGNED.match(line):
+        raise ValueError(f"'{match[1]}' before the program needs a shell, and none runs; put it in env:")
+    words: list[str] = []
+    word: list[str] = []  # its pieces; a word of one empty piece is an empty word
+    for piece in _PIECE.finditer(line):
+        if piece["blank"]:
+            words += ["".join(word)] if word else []
+            word = []
+        elif piece["single"] is not None:
+            word.append(piece["single"])
+        elif piece["double"] is not None:
+            word.append(_unquoted(piece["double"]))
+        elif piece["escaped"]:
+            word.append(piece["escaped"])
+        elif piece["plain"]:
+            _refuse(line, piece.start(), "|&;<>()*`$\n" if word else "|&;<>()*`$\n#~")
+            word.append(piece["plain"])
+    return (*words, "".join(word)) if word else (*words,)
 
-    def keep(match: re.Match[str]) -> str:
-        kept.append(match.group())
-        return f"{_MARK}{len(kept) - 1}{_MARK}"
 
-    if _MARK in line:
-        raise ValueError("holds a private-use character, U+E000")
-    masked = _PLACEHOLDER.sub(keep, line)
-    _refuse_shell(masked)
-    try:
-        words = shlex.split(masked)
-    except ValueError as reason:
-        raise ValueError(f"{str(reason).lower()} in {line!r}") from None
-    return tuple(re.sub(f"{_MARK}(\\d+){_MARK}", lambda m: kept[int(m.group(1))], word) for word in words)
+def _unquoted(text: str) -> str:
+    """What stands in "...": there a backslash is for `$`, the backquote, `"`, itself and a line break only."""
 
+    def piece(match: re.Match[str]) -> str:
+        if match["special"]:
+            _refuse(text, match.start(), "`$")
+        if match["escaped"] is None:
+            return match.group()
+        return "" if match["escaped"] == "\n" else match["escaped"] if match["escaped"] in '$`"\\' else match.group()
 
-def _refuse_shell(line: str) -> None:
-    """Quotes are honoured as a shell does: nothing is special in '...', only `$` and the backquote in "..."."""
-    quote, escaped = "", False
-    for at, char in enumerate(line):
-        if escaped:
-            escaped = False
-        elif char == "\\" and quote != "'":
-            escaped = True
-        elif quote:
-            if char == quote:
-                quote = ""
-            elif quote == '"':
-                _refuse(line, at, "$`")
-        elif char in "'\"":
-            quote = char
-        else:
-            _refuse(line, at, "$`|&;<>\n")
+    return _QUOTED.sub(piece, text)
 
 
 def _refuse(line: str, at: int, special: str) -> None:
+    """Raises ValueError where the character at `at` is one that a shell would not leave as it is."""
     char = line[at]
-    if char not in special or (char == "\n" and not line[at:].strip()):
-        return
-    if char == "$" and line[at : at + 3] == "${{":
-        return  # a malformed placeholder, which has a better message
-    if char == "$" and not re.match(r"\$[A-Za-z_0-9({?@*#!$-]", line[at:]):
-        return
+    if char in "'\"":
+        raise ValueError(f"no closing quotation in {one_line(line)}")
+    if char == "\\":
+        raise ValueError(f"nothing after the last backslash in {one_line(line)}")
+    if char not in special or (char == "$" and (line.startswith("${{", at) or not _EXPANDS.match(line, at))):
+        return  # a `${{` that is no placeholder has a better message, of `placeholders`
     doubled = line[at : at + 2] if line[at : at + 2] in ("&&", "||", ">>") else char
-    shown = "a line break" if char == "\n" else repr(doubled)
-    raise ValueError(
-        f"{shown} needs a shell, and none runs; write command: {{shell: ...}}, or quote it ('{doubled.strip()}')"
-    )
+    shown = {"\n": "a line break", "#": "'#', a comment,"}.get(char, f"'{doubled}'")
+    way = "end the line with a backslash to go on" if char == "\n" else f"quote it ('{doubled}')"
+    raise ValueError(f"{shown} needs a shell, and none runs; write command: {{shell: ...}}, or {way}")
 
 
 def placeholders(words: Iterable[str]) -> list[Placeholder]:
@@ -108,12 +120,12 @@ def placeholders(words: Iterable[str]) -> list[Placeholder]:
     found: list[Placeholder] = []
     for word in words:
         found += [(match[1], match[2]) for match in _PLACEHOLDER.finditer(word)]
-        left = _OPENED.search(_PLACEHOLDER.sub("", word))
+        left = _OPENED.search(_PLACEHOLDER.sub(" ", word))
         if left:
             bad = left.group()
             hint = "; a secret is read from the environment" if "secret" in bad else ""
             raise ValueError(
-                f"bad placeholder {bad!r}, expected ${{{{params.NAME}}}}, ${{{{inputs.NAME}}}} or ${{{{outputs.NAME}}}}{hint}"
+                f"bad placeholder {one_line(bad)}, expected ${{{{params.NAME}}}}, ${{{{inputs.NAME}}}} or ${{{{outputs.NAME}}}}{hint}"
             )
     return found
 
@@ -126,8 +138,3 @@ def fill(text: str, values: Callable[[Placeholder], str]) -> str:
 def text_of(value: Any) -> str:
     """A parameter's value as a word: strings as they are, everything else as JSON writes it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def shown(argv: Sequence[str]) -> str:
-    """`argv` as a person would type it."""
-    return shlex.join(argv)

@@ -14,7 +14,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +67,10 @@ class Config:
         """The target called `name`, with settings of this call over its own. Raises InvalidConfig."""
         targets = self.values["targets"]
         if name not in targets:
-            near = did_you_mean(name, targets) or f"; there are: {', '.join(sorted(targets))}"
-            raise InvalidConfig(f"target '{name}' is not in the configuration{near}; mlctl targets lists them")
+            asked = f"{self.origins[('target',)]}: " if name == self.values.get("target") else ""
+            raise InvalidConfig(f"{asked}target '{name}' is not in the configuration{_near(name, targets)}")
         for key in overrides or {}:
-            _refuse_locked(self.locked, ("targets", name, key), f"--set {key}")
+            _refuse_locked(self.locked, ("targets", name, key), f"--set {key}", whole=True)
         settings = {**targets[name], **(overrides or {})}
         return Target(name, str(settings.pop("backend")), settings)
 
@@ -80,16 +79,18 @@ class Config:
         matches."""
         if asked := self.values.get("target"):
             return str(asked)
-        profiles = self.values["profiles"]
+        profiles, targets = self.values["profiles"], self.values["targets"]
         if self.profile not in profiles:
-            near = did_you_mean(self.profile, profiles) or f"; there are: {', '.join(sorted(profiles))}"
-            raise InvalidConfig(
-                f"{self.origins.get(('profile',), '')}: profile '{self.profile}' is not in the configuration{near}"
-            )
+            text = f"profile '{self.profile}' is not in the configuration{_near(self.profile, profiles)}"
+            raise InvalidConfig(f"{self.origins[('profile',)]}: {text}")
+        where = self.origins[("profiles", self.profile)]
         for rule in profiles[self.profile]:
             if _matches(rule, job):
-                return str(rule["target"])
-        where = self.origins.get(("profiles", self.profile), "")
+                name = str(rule["target"])
+                if name not in targets:
+                    text = f"target '{name}' is not in the configuration{_near(name, targets)}"
+                    raise InvalidConfig(f"{where}: profiles.{self.profile}: {text}")
+                return name
         text = f"no rule matches {job.kind.name} job '{job.name}'; add one, such as {{target: local}}, or name one with --target"
         raise InvalidConfig(f"{where}: profiles.{self.profile}: {text}")
 
@@ -97,6 +98,10 @@ class Config:
         """(dotted key, value, origin) for every value, as `mlctl config` shows them."""
         for keys, value in _leaves(self.values):
             yield dotted(keys), value, self.origins.get(keys, "built in")
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    return did_you_mean(name, known) or f"; there are: {', '.join(sorted(known))}"
 
 
 def _matches(rule: Mapping[str, Any], job: Job) -> bool:
@@ -112,7 +117,7 @@ def home() -> Path:
     """Where runs, packages, environments and the record live: $MLCTL_HOME, else the user's data folder."""
     given = os.environ.get("MLCTL_HOME")
     if given:
-        return Path(given).expanduser().absolute()
+        return _path(given, "MLCTL_HOME").absolute()
     from platformdirs import user_data_path
 
     return user_data_path("mlctl", appauthor=False)
@@ -140,8 +145,8 @@ def load(
         if layer is not organisation:
             if "locked" in layer.data:
                 raise layer.fail(("locked",), "only the organisation's configuration can lock keys")
-            for keys, _ in _leaves(layer.data):
-                _refuse_locked(locked, keys, _place(layer, keys))
+            for keys, value in _leaves(layer.data):
+                _refuse_locked(locked, keys, _place(layer, keys), whole=not isinstance(value, Mapping))
         _join(values, layer.data, origins, lambda keys, layer=layer: _place(layer, keys))
     given = {
         "MLCTL_PROFILE": ("profile", os.environ.get("MLCTL_PROFILE")),
@@ -152,17 +157,29 @@ def load(
         if value:
             _refuse_locked(locked, (key,), origin)
             _join(values, {key: value}, origins, lambda keys, origin=origin: origin)
+    for name, settings in values["targets"].items():  # not each layer's to say: a layer may refine what is there
+        if "backend" not in settings:
+            where = next((origin for keys, origin in origins.items() if keys[:2] == ("targets", name)), "")
+            raise InvalidConfig(f"{where}: targets.{name}: backend is missing: the platform, such as local")
     return Config(values, origins, locked, home())
+
+
+def _path(text: str | Path, origin: str) -> Path:
+    """The path, `~` expanded."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InvalidConfig(f"{origin}: got '{text}', and there is no such home folder") from None
 
 
 def _project(job_file: Path | None, file: str | Path | None) -> Document | None:
     if file:
-        return _read(Path(file).expanduser())
+        return _read(_path(file, "the configuration"))
     for start in (job_file and job_file.absolute().parent, Path.cwd()):
         for folder in (start, *start.parents) if start else ():
-            if (folder / FILE).is_file():
+            if os.path.isfile(folder / FILE):  # noqa: PTH113 - a folder that can't be searched has none
                 return _read(folder / FILE)
-            if (folder / ".git").exists():
+            if os.path.exists(folder / ".git"):  # noqa: PTH110
                 break
     return None
 
@@ -194,7 +211,7 @@ def _organisation(project: Document | None) -> Document | None:
 def _fetch(where: str, base: Path, origin: str) -> Document:
     """A path as it is; a URL by its digest, kept so that it is fetched once."""
     if "://" not in where:
-        return _read((base / Path(where).expanduser()).resolve())
+        return _read((base / _path(where, origin)).resolve())
     url, _, fragment = where.partition("#")
     match = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment)
     if not url.startswith(("https://", "http://")) or not match:
@@ -202,25 +219,36 @@ def _fetch(where: str, base: Path, origin: str) -> Document:
             f"{origin}: got '{where}', expected a path, or an https URL that ends in #sha256= and 64 hex digits"
         )
     kept = home() / "organisation" / f"{match[1]}.yaml"
-    if not kept.is_file():
-        _download(url, match[1], kept, origin)
-    return _read(kept)
+    try:
+        raw = kept.read_bytes()
+    except OSError:
+        raw = b""
+    if hashlib.sha256(raw).hexdigest() != match[1]:  # not there, or damaged
+        raw = _download(url, match[1], origin)
+        _keep(raw, kept)
+    return _checked(document.parse(raw, url, InvalidConfig))
 
 
-def _download(url: str, digest: str, kept: Path, origin: str) -> None:
-    from urllib.error import URLError
+def _download(url: str, digest: str, origin: str) -> bytes:
+    from http.client import HTTPException
     from urllib.request import urlopen
 
     try:
         with urlopen(url, timeout=30) as answer:  # noqa: S310 - http or https, checked by the caller; verified by its digest
             raw: bytes = answer.read(document.MAX_BYTES + 1)
-    except (URLError, OSError) as reason:
-        raise Unavailable(f"{origin}: {url}: {getattr(reason, 'reason', reason)}") from None
+    except (OSError, HTTPException) as reason:
+        raise Unavailable(f"{origin}: {url}: {getattr(reason, 'reason', '') or reason}") from None
+    except ValueError as reason:
+        raise InvalidConfig(f"{origin}: {url}: {reason}") from None
     got = hashlib.sha256(raw).hexdigest()
     if got != digest:
         raise InvalidConfig(
             f"{origin}: {url}: its sha256 is {got}, expected {digest}; update the digest if the change is meant"
         )
+    return raw
+
+
+def _keep(raw: bytes, kept: Path) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as draft:
@@ -231,7 +259,10 @@ def _download(url: str, digest: str, kept: Path, origin: str) -> None:
 
 
 def _read(path: Path) -> Document:
-    found = document.read(path, InvalidConfig)
+    return _checked(document.read(path, InvalidConfig))
+
+
+def _checked(found: Document) -> Document:
     document.check(found, "config")
     return found
 
@@ -273,14 +304,17 @@ def _join(
         if isinstance(value, Mapping):
             if not isinstance(into.get(key), dict):
                 into[key] = {}
+                origins[keys] = origin(keys)
             _join(into[key], value, origins, origin, keys)
         else:
             into[key] = value
             origins[keys] = origin(keys)
 
 
-def _refuse_locked(locked: Mapping[str, str], keys: Keys, origin: str) -> None:
-    for cut in range(1, len(keys) + 1):
-        by = locked.get(reduce(lambda text, key: f"{text}.{key}" if text else str(key), keys[:cut], ""))
-        if by:
-            raise InvalidConfig(f"{origin}: {dotted(keys)}: locked by the organisation in {by}; remove it here")
+def _refuse_locked(locked: Mapping[str, str], keys: Keys, origin: str, whole: bool = False) -> None:
+    """Raises where `keys` is locked, or lies below what is; with `whole`, where something below it is, too."""
+    name = dotted(keys)
+    for lock, by in locked.items():
+        if f"{name}.".startswith(f"{lock}.") or (whole and lock.startswith(f"{name}.")):
+            what = "" if lock == name else f", as {lock}"
+            raise InvalidConfig(f"{origin}: {name}: locked by the organisation in {by}{what}; remove it here")

@@ -70,6 +70,6 @@ def metrics(lines: Iterable[str]) -> tuple[Metric, ...]:
                     str(data["name"]), value, None if step is None else int(step), None if time is None else float(time)
                 )
             )
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             continue
     return tuple(points)

@@ -8,9 +8,11 @@ to, before it is built.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -42,12 +44,14 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class Document:
-    """A mapping read from `source`, with the line of each of its keys, counted from 1."""
+    """A mapping read from `source`, with the line of each of its keys, counted from 1, and the folder from which the
+    paths in it count."""
 
     source: str
     data: dict[str, Any]
     lines: Mapping[Keys, int] = field(default_factory=dict)
     error: type[MlctlError] = InvalidConfig
+    folder: Path = Path()
 
     def fail(self, keys: Keys, text: str) -> MlctlError:
         """The error to raise about the value at `keys`: `job.yaml:12: resources.cpu: ` and `text`."""
@@ -73,22 +77,26 @@ def read(path: Path, error: type[MlctlError]) -> Document:
     Raises `error` for a missing or unreadable file and for bad YAML, with the line; Unavailable where the disk fails.
     """
     try:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "no such file"
-            raise error(f"{path}: {what}")
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a pipe or a device may have no end
+            raise error(f"{path}: is {'a folder' if stat.S_ISDIR(mode) else 'not a regular file'}")
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
+        folder = path.absolute().parent
+    except (FileNotFoundError, NotADirectoryError):
+        raise error(f"{path}: no such file") from None
     except PermissionError:
         raise error(f"{path}: not readable; check its permissions") from None
     except OSError as reason:
-        raise Unavailable(f"{path}: {reason.strerror or reason}") from None
+        kind = error if reason.errno in (errno.ELOOP, errno.ENAMETOOLONG) else Unavailable
+        raise kind(f"{path}: {reason.strerror or reason}") from None
     except ValueError as reason:  # a null byte in the path
-        raise error(f"{one_line(str(path))}: {reason}") from None
-    return parse(raw, str(path), error)
+        raise error(f"{path}: {reason}") from None
+    return parse(raw, str(path), error, folder)
 
 
-def parse(raw: bytes, source: str, error: type[MlctlError]) -> Document:
-    """The document in `raw`; `source` is what messages call it."""
+def parse(raw: bytes, source: str, error: type[MlctlError], folder: Path = Path()) -> Document:
+    """The document in `raw`; `source` is what messages call it, `folder` where its paths count from."""
     if len(raw) > MAX_BYTES:
         raise error(f"{source}: larger than {MAX_BYTES >> 20} MiB; what a job reads belongs in its inputs")
     try:
@@ -100,15 +108,18 @@ def parse(raw: bytes, source: str, error: type[MlctlError]) -> Document:
     try:
         data = builder.document(yaml.parse(text, Loader=_Loader))
     except yaml.MarkedYAMLError as reason:
-        mark = reason.problem_mark or reason.context_mark
-        at = f":{mark.line + 1}" if mark else ""
-        raise error(f"{source}{at}: not YAML: {reason.problem or reason.context}") from None
+        mark, start = reason.problem_mark or reason.context_mark, reason.context_mark
+        at = f":{min(mark.line + 1, len(text.splitlines()))}" if mark else ""
+        since = f", {reason.context}, from line {start.line + 1}" if start and start.line < mark.line else ""
+        raise error(f"{source}{at}: not YAML: {reason.problem or reason.context}{since}") from None
+    except yaml.reader.ReaderError as reason:
+        line = text.count("\n", 0, reason.position) + 1
+        raise error(f"{source}:{line}: not YAML: {reason.reason}") from None
     except (yaml.YAMLError, ValueError) as reason:
-        problem = getattr(reason, "reason", None) or str(reason)
-        raise error(f"{source}: not YAML: {' '.join(problem.split())}") from None
+        raise error(f"{source}: not YAML: {reason}") from None
     if not isinstance(data, dict):
         raise error(f"{source}: expected a mapping of fields, got {one_line(data) if data is not None else 'nothing'}")
-    return Document(source, data, builder.lines, error)
+    return Document(source, data, builder.lines, error, folder)
 
 
 def _line(event: Any) -> int:
@@ -121,8 +132,9 @@ class _Builder:
     def __init__(self, source: str, error: type[MlctlError]) -> None:
         self.source, self.error = source, error
         self.lines: dict[Keys, int] = {}
-        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.anchors: dict[str, tuple[Any, int, int]] = {}
         self.nodes = 0
+        self.chars = 0
 
     def fail(self, event: Any, text: str) -> MlctlError:
         return self.error(f"{self.source}:{_line(event)}: {text}")
@@ -141,11 +153,11 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
                 raise self.fail(event, f"alias *{event.anchor} has no anchor before it, or lies inside it")
-            data, size = self.anchors[event.anchor]
-            self.count(event, size)
+            data, nodes, chars = self.anchors[event.anchor]
+            self.count(event, nodes, chars)
             return data
-        before = self.nodes
-        self.count(event, 1)
+        nodes, chars = self.nodes, self.chars
+        self.count(event, 1, 0)
         if len(keys) > MAX_DEPTH:
             raise self.fail(event, f"nested deeper than {MAX_DEPTH} levels")
         self.lines.setdefault(keys, _line(event))
@@ -157,13 +169,16 @@ class _Builder:
             else self.mapping(event, events, keys)
         )
         if event.anchor:
-            self.anchors[event.anchor] = data, self.nodes - before
+            self.anchors[event.anchor] = data, self.nodes - nodes, self.chars - chars
         return data
 
-    def count(self, event: Any, size: int) -> None:
-        self.nodes += size
+    def count(self, event: Any, nodes: int, chars: int) -> None:
+        self.nodes += nodes
+        self.chars += chars
         if self.nodes > MAX_NODES:
             raise self.fail(event, f"more than {MAX_NODES} values, aliases counted as what they stand for")
+        if self.chars > MAX_BYTES:  # only aliases can bring it there
+            raise self.fail(event, f"its aliases stand for more than {MAX_BYTES >> 20} MiB")
 
     def sequence(self, start: Any, events: Iterator[Any], keys: Keys) -> list[Any]:
         self.no_tag(start, "seq")
@@ -180,7 +195,7 @@ class _Builder:
                 raise self.fail(event, "a key is a word, not a list, a mapping or an alias")
             key = self.scalar(event)
             if not isinstance(key, str):
-                raise self.fail(event, f"key {event.value}: a key is a string; quote it")
+                raise self.fail(event, f"key {event.value or 'of nothing'}: a key is a string; quote it")
             if key == "<<" and not event.style:
                 raise self.fail(
                     event, "'<<' is not part of YAML 1.2; write the fields out, or use an alias for one value"
@@ -198,6 +213,7 @@ class _Builder:
 
     def scalar(self, event: Any) -> Any:
         text: str = event.value
+        self.chars += len(text)
         if event.tag == _TAG + "str" or (event.style and not event.tag) or event.tag == "!":
             return text
         if event.tag:
@@ -228,9 +244,31 @@ def schema_text(name: str) -> str:
 
 @cache
 def _validator(name: str) -> Any:
-    from jsonschema import Draft202012Validator  # a third of a CLI's start: only where something is checked
+    from jsonschema import Draft202012Validator, validators  # a third of a CLI's start: only where something is checked
 
-    return Draft202012Validator(json.loads(schema_text(name)))
+    extend: Any = validators.extend
+    made = extend(
+        Draft202012Validator,
+        {"pattern": _pattern, "uniqueItems": _unique_items},
+        type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int),
+    )
+    return made(json.loads(schema_text(name)))
+
+
+def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
+    """As ECMA-262 means `$`: the very end, where Python's `$` lets a line break follow."""
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and not re.search(re.sub(r"\$$", r"\\Z", pattern), value):
+        yield ValidationError(f"{one_line(value)} does not match {pattern}")
+
+
+def _unique_items(validator: Any, unique: bool, value: Any, schema: Any) -> Iterator[Any]:
+    """Without comparing each item with each: a long list of mappings took minutes."""
+    from jsonschema import ValidationError
+
+    if unique and isinstance(value, list) and len({json.dumps(item, sort_keys=True) for item in value}) < len(value):
+        yield ValidationError("an item is given twice")
 
 
 def check(document: Document, name: str, elsewhere: Mapping[str, str] | None = None) -> None:
@@ -242,41 +280,44 @@ def check(document: Document, name: str, elsewhere: Mapping[str, str] | None = N
     if not errors:
         return
     found = [explain(document, error, elsewhere or {}) for error in errors]
-    found.sort(key=lambda pair: pair[0])
-    _, keys, text = found[0]
+    _, keys, text = min(found, key=lambda one: one[0])
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     raise document.fail(keys, text + more)
 
 
-def explain(document: Document, error: Any, elsewhere: Mapping[str, str]) -> tuple[int, Keys, str]:
-    """The line, the place and the text of one violation of a schema."""
+def explain(document: Document, error: Any, elsewhere: Mapping[str, str]) -> tuple[tuple[int, bool], Keys, str]:
+    """The order, the place and the text of one violation of a schema: by line, and a field that is missing after one
+    that is misspelt."""
     keys: Keys = tuple(error.absolute_path)
-    text = ""
-    if error.validator == "additionalProperties" or error.validator == "propertyNames":
-        allowed = error.parent.schema if error.validator == "propertyNames" and error.parent else error.schema
-        if error.validator == "additionalProperties":
-            known = sorted(allowed.get("properties", {}))
-            unknown = [key for key in error.instance if key not in known]
-            keys = (*keys, unknown[0])
-            if len(keys) == 1 and unknown[0] in elsewhere:
-                text = elsewhere[unknown[0]]
-            else:
-                near = did_you_mean(unknown[0], known)
-                text = f"unknown field{near}" + ("" if near else f"; expected {_listed(known)}")
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema.get("properties", {}))
+        unknown = next(key for key in error.instance if key not in known)
+        keys = (*keys, unknown)
+        if len(keys) == 1 and unknown in elsewhere:
+            text = elsewhere[unknown]
         else:
-            keys = (*keys, str(error.instance))
-            text = f"got {one_line(error.instance)}, expected {_expected(error.schema, error)}"
+            text = f"unknown field{did_you_mean(unknown, known) or f'; expected {_listed(known)}'}"
     elif error.validator == "required":
         missing = [key for key in error.validator_value if key not in error.instance]
         text = f"{missing[0]} is missing"
         purpose = error.schema.get("properties", {}).get(missing[0], {}).get("description")
         text += f": {purpose[0].lower()}{purpose[1:].rstrip('.')}" if purpose else ""
     else:
+        if "propertyNames" in error.absolute_schema_path:  # what is wrong is a name, not what it names
+            keys = (*keys, str(error.instance))
         text = f"got {one_line(error.instance)}, expected {_expected(error.schema, error)}"
         if error.validator == "enum" and isinstance(error.instance, str):
             text += did_you_mean(error.instance, [str(item) for item in error.validator_value])
     line = next((document.lines[keys[:cut]] for cut in range(len(keys), -1, -1) if keys[:cut] in document.lines), 0)
-    return line, keys, text
+    return (line, error.validator == "required"), keys, text
+
+
+_TYPES = {
+    "string": "a string", "integer": "a whole number", "number": "a number", "boolean": "true or false",
+    "array": "a list", "object": "a mapping", "null": "nothing",
+}  # fmt: skip
+_BOUNDS = {"min": "at least", "max": "at most"}
+_UNITS = {"Items": "item", "Length": "character", "Properties": "field"}
 
 
 def _listed(words: list[str]) -> str:
@@ -290,10 +331,10 @@ def _expected(schema: Mapping[str, Any], error: Any) -> str:
         return _listed([str(item) for item in error.validator_value])
     if error.validator == "type":
         kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
-        return _listed([{"object": "a mapping", "array": "a list"}.get(kind, f"a {kind}") for kind in kinds])
-    if error.validator in ("minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "minProperties"):
-        words = {"minimum": "at least", "maximum": "at most"}
-        word = words.get(error.validator, "at least" if error.validator.startswith("min") else "at most")
-        unit = {"I": " items", "L": " characters", "P": " fields"}.get(error.validator[3:4], "")
-        return f"{word} {error.validator_value}{unit}"
-    return str(error.message)
+        return _listed([_TYPES[kind] for kind in kinds])
+    if error.validator in ("minimum", "maximum"):
+        return f"{_BOUNDS[error.validator[:3]]} {error.validator_value}"
+    if error.validator[:3] in _BOUNDS and error.validator[3:] in _UNITS:
+        count, unit = error.validator_value, _UNITS[error.validator[3:]]
+        return f"{_BOUNDS[error.validator[:3]]} {count} {unit}{'' if count == 1 else 's'}"
+    return "each once" if error.validator == "uniqueItems" else str(error.message)

@@ -18,8 +18,9 @@ shell's for SIGINT. A message is one line: what, where, what it got, what is all
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from .runs import Run, Status
@@ -40,10 +41,17 @@ __all__ = [
 ]
 
 
+# Control characters, other line ends, and what stands for bytes that are no UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
 class MlctlError(Exception):
-    """The root. `exit_code` is what the command line ends with."""
+    """The root. `exit_code` is what the command line ends with. The message is one line, whatever it quotes."""
 
     exit_code: ClassVar[int] = 70
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(_UNPRINTABLE.sub(lambda match: repr(match.group())[1:-1], text))
 
 
 class InvalidJob(MlctlError):
@@ -87,6 +95,9 @@ class RunExists(MlctlError):
         super().__init__(f"{run}: this attempt exists already")
         self.run = run
 
+    def __reduce__(self) -> tuple[Any, ...]:  # an exception is pickled by its message alone
+        return type(self), (self.run,)
+
 
 class RunNotFound(MlctlError):
     """The platform knows no such run: it never had it, or no longer remembers it."""
@@ -100,10 +111,13 @@ class RunFailed(MlctlError):
         if status.reason and status.reason.value != status.state.value:
             text += f" ({status.reason.value})"
         if status.message:
-            text += f": {status.message}"
+            text += f": {' '.join(status.message.split())}"
         super().__init__(text)
         self.run = run
         self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.run, self.status)
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]
@@ -121,6 +135,12 @@ def did_you_mean(got: str, allowed: Iterable[str]) -> str:
 
 
 def one_line(value: object, limit: int = 80) -> str:
-    """`value` as a message can show it: one line, control characters escaped, cut to `limit` characters."""
-    text = repr(value)
+    """`value` as a message can show it: one line, control characters escaped, cut to `limit` characters; the words of
+    YAML for what has no other."""
+    if value is None or isinstance(value, bool):
+        return "nothing" if value is None else str(value).lower()
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} nested too deeply"
     return text if len(text) <= limit else text[: limit - 1] + "…"

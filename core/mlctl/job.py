@@ -161,17 +161,21 @@ class Job:
         Raises InvalidJob for a folder or file that can't be shipped; Unavailable where `store` can't be written.
         """
         self.complete()
-        lines = self.requirements
-        if isinstance(lines, Path):
-            lines = _requirements(lines, self.fail, ())
+        given = self.requirements
+        if isinstance(given, Path):
+            lines = _requirements(given, self.fail, ())
+        else:
+            lines = _lines("\n".join(given), self.document.folder, "", self.fail, ())
         package = None
         if self.code is not None:
-            from .package import pack  # brings tarfile and pathspec
+            from .package import pack
 
             try:
                 package = pack(self.code, store)
             except InvalidJob as error:
                 raise self.fail(("code",), str(error)) from None
+            if not package.files:
+                raise self.fail(("code",), f"{self.code}: nothing to ship: it is empty, or all of it is left out")
         return replace(self, package=package, requirement_lines=lines)
 
     def _asked(self, target: str) -> dict[str, JSON]:
@@ -204,23 +208,30 @@ def _sha256(value: JSON) -> str:
 
 
 def _requirements(path: Path, fail: Any, seen: tuple[Path, ...]) -> tuple[str, ...]:
-    """The requirements in a file, those of the files it includes in their place; comments and options' spaces
-    dropped."""
+    """The requirements in a file."""
     if path in seen:
         raise fail(("requirements",), f"{path}: includes itself")
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may have no end
+            raise ValueError("is not a regular file")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as reason:
         raise fail(("requirements",), f"{path}: {getattr(reason, 'strerror', '') or reason}") from None
+    return _lines(text, path.parent, f"{path}: ", fail, (*seen, path))
+
+
+def _lines(text: str, folder: Path, where: str, fail: Any, seen: tuple[Path, ...]) -> tuple[str, ...]:
+    """The requirements in `text`, those of the files it includes in their place; comments and options' spaces
+    dropped."""
     lines: list[str] = []
     for line in text.replace("\\\n", " ").splitlines():
         line = re.sub(r"(^|\s)#.*", "", line).strip()
-        include = re.match(r"(?:-r|--requirement)[\s=]+(.+)", line)
+        include = re.match(r"(?:-r\s*|--requirement[\s=]+)(.+)", line)
         local = re.match(r"(?:-e|--editable|-c|--constraint)\b|[./]|file:|[^\s@]+\s*@\s*(?:file:|[./])", line)
         if include:
-            lines += _requirements((path.parent / include[1]).resolve(), fail, (*seen, path))
+            lines += _requirements((folder / include[1]).resolve(), fail, seen)
         elif local:
-            text = f"{path}: {line!r} is a path of this machine; name a package, or ship it in code:"
+            text = f"{where}{line!r} is a path of this machine; name a package, or ship it in code:"
             raise fail(("requirements",), text)
         elif line:
             lines.append(" ".join(line.split()))

@@ -51,26 +51,23 @@ def load(
     Raises InvalidJob with file, line and field; Unavailable where the disk fails.
     """
     if isinstance(source, Job):
-        doc, written, base = source.document, dict(source.written), Path(source.document.source).parent
-    elif isinstance(source, Mapping):
-        doc, base = Document("job", _plain(source), error=InvalidJob), Path()
-        written = dict(doc.data)
+        doc, written = source.document, dict(source.written)
     else:
-        doc = document.read(Path(source), InvalidJob)
-        written, base = dict(doc.data), Path(source).parent
+        doc = _plain(source) if isinstance(source, Mapping) else document.read(Path(source), InvalidJob)
+        written = dict(doc.data)
     document.check(doc, "job", _ELSEWHERE)
     written = _bound(doc, written, params or {}, inputs or {})
-    return _Reader(doc, _merged(written, defaults or {}), base).job(written)
+    return _Reader(doc, _merged(written, defaults or {})).job(written)
 
 
-def _plain(source: Mapping[str, JSON]) -> dict[str, JSON]:
+def _plain(source: Mapping[str, JSON]) -> Document:
     try:
         data = json.loads(json.dumps(dict(source), allow_nan=False, default=str))
     except (TypeError, ValueError, RecursionError) as reason:
         raise InvalidJob(f"job: not plain data: {reason}") from None
     if not all(isinstance(key, str) for key in source):
         raise InvalidJob("job: a field's name is a string")
-    return dict(data)
+    return Document("job", data, error=InvalidJob, folder=Path().absolute())
 
 
 def _merged(written: Mapping[str, JSON], defaults: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -103,6 +100,9 @@ def _bound(
                 value = _typed(doc, spec, ("params", name), value)
                 declared[name] = {**old, "default": value} if isinstance(old, Mapping) else value
             else:
+                if not isinstance(value, (str, Path)) or not str(value):
+                    got = one_line(value or None)
+                    raise doc.fail((what, name), f"got {got}, expected a path or URI: --input {name}=PATH")
                 text = _absolute(str(value), Path())
                 declared[name] = {**old, "uri": text} if isinstance(old, Mapping) else text
         if given:
@@ -116,14 +116,14 @@ def _param(doc: Document, name: str, spec: JSON) -> Param:
         if spec is None:
             raise doc.fail(keys, "got nothing; give a default, or {type: string} for one that must be given")
         return Param(_type_of(spec), spec)
-    param = Param(
-        spec["type"],
-        None,
-        spec.get("minimum"),
-        spec.get("maximum"),
-        tuple(spec.get("enum", ())),
-        spec.get("description", ""),
-    )
+    param = Param(spec["type"], None, spec.get("minimum"), spec.get("maximum"), (), spec.get("description", ""))
+    bounds = [bound for bound in ("minimum", "maximum") if bound in spec]
+    if bounds and param.type not in ("integer", "number"):
+        raise doc.fail((*keys, bounds[0]), f"only an integer or a number has one, and this is of type {param.type}")
+    if len(bounds) == 2 and spec["minimum"] > spec["maximum"]:
+        raise doc.fail((*keys, "minimum"), f"got {spec['minimum']}, expected at most the maximum, {spec['maximum']}")
+    allowed = (_typed(doc, param, (*keys, "enum", at), one, text=False) for at, one in enumerate(spec.get("enum", ())))
+    param = replace(param, enum=tuple(allowed))
     if "default" in spec:
         return replace(param, value=_typed(doc, param, keys, spec["default"], text=False))
     return param
@@ -136,66 +136,67 @@ def _type_of(value: JSON) -> str:
 
 def _typed(doc: Document, param: Param, keys: Keys, value: JSON, text: bool = True) -> JSON:
     """`value` as the parameter's type, read from its text where it is given as one. Raises for one that doesn't fit."""
-    got = value
-    if text and isinstance(value, str) and param.type != "string":
-        try:
-            value = json.loads(value.lower() if param.type == "boolean" else value, parse_constant=_no_constant)
-        except ValueError:
-            value = _number(got) if param.type in ("number", "integer") else got
-    if param.type == "string" and text and isinstance(value, (bool, int, float)):
-        value = text_of(value)
-    if param.type == "number" and type(value) is int:
-        value = float(value) if isinstance(got, str) or not text else value
-    if param.type == "integer" and type(value) is float and value.is_integer():
+    try:
+        found = _converted(_from_text(value, param.type) if text else value, param.type)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        expected = {"integer": "an integer", "boolean": "true or false", "array": "a list, in JSON: [1, 2]"}
+        expected |= {"object": 'a mapping, in JSON: {"a": 1}'}
+        raise doc.fail(keys, f"got {one_line(value)}, expected {expected.get(param.type, f'a {param.type}')}") from None
+    if param.minimum is not None and found < param.minimum:
+        raise doc.fail(keys, f"got {one_line(found)}, expected at least {param.minimum}")
+    if param.maximum is not None and found > param.maximum:
+        raise doc.fail(keys, f"got {one_line(found)}, expected at most {param.maximum}")
+    if param.enum and found not in param.enum:
+        raise doc.fail(keys, f"got {one_line(found)}, expected {' or '.join(map(text_of, param.enum))}")
+    return found
+
+
+def _from_text(value: JSON, wanted: str) -> JSON:
+    """What the text of a value says, where another type is wanted, and the text of a value where a string is."""
+    if wanted == "string":
+        return text_of(value) if isinstance(value, (bool, int, float)) else value
+    if not isinstance(value, str):
+        return value
+    if wanted in ("integer", "number") and re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+\.?[0-9]*)([eE][-+]?[0-9]+)?", value):
+        return float(value) if re.search(r"[.eE]", value) else int(value)  # .5, 1. and 012 too, which JSON lacks
+    return json.loads(value.lower() if wanted == "boolean" else value)
+
+
+def _converted(value: JSON, wanted: str) -> JSON:
+    """`value` as the type called `wanted`. Raises ValueError, TypeError or OverflowError for one that doesn't fit."""
+    if isinstance(value, bool) != (wanted == "boolean"):
+        raise TypeError
+    if wanted == "number" and isinstance(value, (int, float)):
+        value = float(value)
+    elif wanted == "integer" and isinstance(value, float) and abs(value) < 2**53 and value.is_integer():
         value = int(value)
-    fits: dict[str, Any] = {
-        "string": str,
-        "integer": int,
-        "number": (int, float),
-        "boolean": bool,
-        "array": list,
-        "object": dict,
-    }
-    if not isinstance(value, fits[param.type]) or (isinstance(value, bool) and param.type != "boolean"):
-        article = "an" if param.type[0] in "aio" else "a"
-        raise doc.fail(keys, f"got {one_line(got)}, expected {article} {param.type}")
-    if param.minimum is not None and isinstance(value, (int, float)) and value < param.minimum:
-        raise doc.fail(keys, f"got {one_line(value)}, expected at least {param.minimum}")
-    if param.maximum is not None and isinstance(value, (int, float)) and value > param.maximum:
-        raise doc.fail(keys, f"got {one_line(value)}, expected at most {param.maximum}")
-    if param.enum and value not in param.enum:
-        raise doc.fail(keys, f"got {one_line(value)}, expected {' or '.join(map(text_of, param.enum))}")
-    return value
+    if not isinstance(value, _PYTHON[wanted]):
+        raise TypeError
+    return json.loads(json.dumps(value, allow_nan=False))  # plain data, and its own
 
 
-def _no_constant(text: str) -> None:
-    raise ValueError(text)
-
-
-def _number(text: str) -> JSON:
-    """Numbers that people write and JSON doesn't, such as .5 and 1.; the text itself where it is none."""
-    return float(text) if re.fullmatch(r"[-+]?(\.\d+|\d+\.?\d*)([eE][-+]?\d+)?", text) else text
+_PYTHON: Mapping[str, Any] = {
+    "string": str, "integer": int, "number": float, "boolean": bool, "array": (list, tuple), "object": dict,
+}  # fmt: skip
 
 
 def _absolute(uri: str, base: Path) -> str:
-    """A URI as it is; a path made absolute, `~` expanded."""
+    """A URI as it is; a path made absolute, `~` expanded and the links on its way followed."""
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", uri):
         return uri
     try:
-        return str((base.absolute() / Path(uri).expanduser()).resolve())
-    except (
-        RuntimeError,
-        OSError,
-        ValueError,
-    ):  # no home folder, a loop of links, a null byte: said where the path is used
-        return uri
+        path = base.absolute() / Path(uri).expanduser()
+        # A link's own name is kept, for what is named by it has often another, without the ending.
+        return str(path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name)
+    except (RuntimeError, OSError, ValueError):  # no home folder, a loop of links, a null byte
+        return uri  # said where the path is used
 
 
 class _Reader:
     """One job's fields, each with its type. The document has passed the schema."""
 
-    def __init__(self, doc: Document, data: Mapping[str, JSON], base: Path) -> None:
-        self.doc, self.data, self.base = doc, data, base
+    def __init__(self, doc: Document, data: Mapping[str, JSON]) -> None:
+        self.doc, self.data, self.base = doc, data, doc.folder
 
     def job(self, written: Mapping[str, JSON]) -> Job:
         data = self.data

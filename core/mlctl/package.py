@@ -7,25 +7,24 @@ something is in it, and the empty ones that a change of branch leaves behind cha
 
 Left out are, always, version control, caches, virtual environments and what is likely a secret (`_NEVER`); then what
 `.gitignore` and `.mlctlignore` say in the folder and below it, and `.gitignore` above it, up to the repository's root.
-The rules are git's own, and applied as git does it: entry by entry from the top, never below an ignored folder.
-(Libraries that judge a whole path at once differ: on `*`, `!*/`, `!*.py`, for one.) What belongs to one machine isn't
-asked: neither the user's global excludes and `.git/info/exclude`, nor what git tracks.
+The rules are git's own (ignore.py). What belongs to one machine isn't asked: neither the user's global excludes and
+`.git/info/exclude`, nor what git tracks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from .errors import InvalidJob, Unavailable, one_line
+from .ignore import ignored, rules_above, rules_in
 
 if TYPE_CHECKING:
     import gzip
@@ -124,18 +123,20 @@ class _Entry(NamedTuple):
 
 def _entries(root: Path, store: Path, limit: int) -> list[_Entry]:
     """The files and links to pack, sorted by the bytes of their names. `root` and `store` are real paths."""
-    base, rules = _rules_above(root)
+    with _readable(root):
+        base, rules = rules_above(root)
     entries: list[_Entry] = []
     folders = [("", rules)]
     total = 0
     while folders:
         folder, rules = folders.pop()
         listed = _listed(root, folder)
-        rules = rules + _rules_in(root / folder, base + os.fsencode(folder), (".gitignore", ".mlctlignore"))
+        with _readable(root / folder):
+            rules = rules + rules_in(root / folder, base + os.fsencode(folder), (".gitignore", ".mlctlignore"))
         for name, info in listed:
             path = root / name
             is_folder = stat.S_ISDIR(info.st_mode)
-            if path == store or _left_out(path) or _ignored(base + os.fsencode(name), is_folder, rules):
+            if path == store or _left_out(path) or ignored(base + os.fsencode(name), is_folder, rules):
                 continue
             if is_folder:
                 folders.append((name + "/", rules))
@@ -192,137 +193,6 @@ def _too_much(root: Path, entries: list[_Entry], total: int, limit: int) -> Inva
         f"{_shown(root)}: {total:,} bytes to pack so far, at most {limit:,} are allowed; the largest files: {largest}; "
         "leave out what the job doesn't need in .mlctlignore"
     )
-
-
-# ---- Ignore files, as git reads them: bytes, not text
-
-
-class _Rule(NamedTuple):
-    matches: Callable[[bytes], object]  # on the path from the repository's root
-    ignores: bool  # False: the pattern began with "!"
-    folders_only: bool
-
-
-def _ignored(path: bytes, is_folder: bool, rules: list[_Rule]) -> bool:
-    """What the last rule that matches says of `path`, whose parents are known not to be ignored."""
-    for rule in reversed(rules):
-        if (is_folder or not rule.folders_only) and rule.matches(path):
-            return rule.ignores
-    return False
-
-
-def _rules_above(root: Path) -> tuple[bytes, list[_Rule]]:
-    """The path to `root` from its repository's root, and what the .gitignore files on the way say.
-
-    They are asked about what is in `root`, never about `root` itself: it was named, so it is wanted.
-    """
-    chain = [root, *root.parents]
-    height = next((i for i, folder in enumerate(chain) if os.path.lexists(folder / ".git")), 0)
-    base, rules = b"", list[_Rule]()
-    for folder, below in itertools.pairwise(reversed(chain[: height + 1])):
-        rules += _rules_in(folder, base, (".gitignore",))
-        base += os.fsencode(below.name) + b"/"
-    return base, rules
-
-
-def _rules_in(folder: Path, base: bytes, names: Iterable[str]) -> list[_Rule]:
-    """The rules of the ignore files `names` in `folder`, which is `base` from the repository's root."""
-    rules = []
-    for path in (folder / name for name in names):
-        with _readable(path):
-            if path.is_symlink() or not path.is_file():  # git doesn't follow links here either
-                continue
-            lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-        rules += [rule for line in lines if (rule := _rule(line.removesuffix(b"\r"), base))]
-    return rules
-
-
-def _rule(line: bytes, base: bytes) -> _Rule | None:
-    """The rule on one line; None for a blank, a comment, and a pattern that can't match."""
-    trimmed = re.fullmatch(rb"((?:\\.|.)*?) *", line, re.DOTALL)  # of spaces at the end, but for an escaped one
-    if not trimmed or not trimmed[1] or line.startswith(b"#"):
-        return None
-    pattern = trimmed[1].removeprefix(b"!")
-    glob = pattern.removesuffix(b"/")
-    if b"/" in glob:  # a path from its file's folder; git matches what follows the literal start on its own
-        glob = glob.removeprefix(b"/")
-        start = re.split(rb"[*?\[\\]", glob, maxsplit=1)[0]
-        prefix, glob = re.escape(base + start), glob[len(start) :]
-    else:  # a name, in any folder below
-        prefix = re.escape(base) + b"(?:.*/)?"
-    expression = _translated(glob)
-    if expression is None:
-        return None
-    return _Rule(
-        matches=re.compile(prefix + expression, re.DOTALL).fullmatch,
-        ignores=not trimmed[1].startswith(b"!"),
-        folders_only=pattern.endswith(b"/"),
-    )
-
-
-_TOKEN = re.compile(
-    rb"""
-      (?P<folders> (?<![^/]) \*\*+ / )          # "**/" as a whole part: any folders, or none
-    | (?P<below>   (?<![^/]) \*\*+ \Z )         # "/**" at the end: all that is below
-    | (?P<some>    \*+ )
-    | (?P<one>     \? )
-    | (?P<set>     \[ )
-    | \\ (?P<quoted> . )
-    | (?P<plain>   [^\\] )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_WILDCARDS = {"folders": b"(?:.*/)?", "below": b".*", "some": b"[^/]*", "one": b"[^/]"}
-_ELEMENT = re.compile(rb"\[:(?P<class>[a-z]+):\]|\\?(?P<low>.)(?:-(?:\\(?P<quoted>.)|(?P<high>[^\\\]])))?", re.DOTALL)
-_CLASSES = {
-    b"alnum": rb"0-9A-Za-z",
-    b"alpha": rb"A-Za-z",
-    b"blank": rb"\t ",
-    b"cntrl": rb"\x00-\x1f\x7f",
-    b"digit": rb"0-9",
-    b"graph": rb"!-~",
-    b"lower": rb"a-z",
-    b"print": rb" -~",
-    b"punct": rb"!-/:-@\[-`{-~",
-    b"space": rb"\t-\r ",
-    b"upper": rb"A-Z",
-    b"xdigit": rb"0-9A-Fa-f",
-}
-
-
-def _translated(glob: bytes) -> bytes | None:
-    """A pattern of git's as a regular expression; None if it can't match: an open bracket, a backslash at the end."""
-    parts = []
-    at = 0
-    while token := _TOKEN.match(glob, at):
-        kind, at = token.lastgroup or "", token.end()
-        if kind == "set":
-            found = _translated_set(glob, at)
-            if found is None:
-                return None
-            part, at = found
-        else:
-            part = _WILDCARDS.get(kind) or re.escape(token[kind])
-        parts.append(part)
-    return b"".join(parts) if at == len(glob) else None
-
-
-def _translated_set(glob: bytes, at: int) -> tuple[bytes, int] | None:
-    """The regular expression for a set that was opened before `at`, and where it ends; None if it is left open."""
-    inverted = glob[at : at + 1] in (b"!", b"^")
-    at = first = at + inverted
-    inside = b""
-    while at == first or glob[at : at + 1] != b"]":
-        element = _ELEMENT.match(glob, at)
-        if element is None or (element["class"] and element["class"] not in _CLASSES):
-            return None
-        at = element.end()
-        if element["class"]:
-            inside += _CLASSES[element["class"]]
-        else:
-            low, high = element["low"], element["high"] or element["quoted"] or element["low"]
-            inside += re.escape(low) + (b"-" + re.escape(high) if low <= high else b"")
-    return (b"[^/" if inverted else b"(?!/)[") + inside + b"]", at + 1
 
 
 # ---- The archive
@@ -454,7 +324,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InvalidJob(
-            f"{_shown(path)}: can't be read: {_reason(error)}; make it readable, or leave it out in .mlctlignore"
+            f"{_shown(error.filename or path)}: can't be read: {_reason(error)}; make it readable, or leave it out in .mlctlignore"
         ) from error
 
 

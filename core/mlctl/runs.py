@@ -110,7 +110,8 @@ class Run:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.backend}://{quote(self.account, safe='')}/{quote(self.scope)}/{quote(self.name, safe='')}"
+        account, name = (quote(part, safe="", errors="surrogateescape") for part in (self.account, self.name))
+        return f"{self.backend}://{account}/{quote(self.scope, errors='surrogateescape')}/{name}"
 
     @classmethod
     def parse(cls, url: str) -> Run:
@@ -118,7 +119,7 @@ class Run:
         match = re.fullmatch(r"([a-z][a-z0-9-]*)://([^/?#]*)/([^?#]*)/([^/?#]+)", url)
         if not match:
             raise InvalidConfig(f"got {one_line(url)}, expected a run's URL such as local://host/path/to/home/name-0")
-        return cls(match[1], *map(unquote, match.groups()[1:]))
+        return cls(match[1], *(unquote(part, errors="surrogateescape") for part in match.groups()[1:]))
 
     @property
     def attempt(self) -> int:
@@ -191,11 +192,13 @@ class Stamp:
     def of_json(cls, text: str) -> Stamp:
         """Raises ValueError for what `to_json` did not write."""
         data = json.loads(text)
+        if not isinstance(data, dict) or not {"key", "digest"} <= data.keys():
+            raise ValueError(f"{one_line(text)} is no stamp of mlctl's")
         return cls(data["key"], data["digest"], data.get("parts", ""), data.get("values", {}), data.get("nonce", ""))
 
     def differs(self, other: Stamp) -> list[str]:
         """The fields whose short digests differ."""
-        mine, theirs = (dict(part.split("=", 1) for part in stamp.parts.split()) for stamp in (self, other))
+        mine, theirs = (dict(part.partition("=")[::2] for part in stamp.parts.split()) for stamp in (self, other))
         return sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
 
 

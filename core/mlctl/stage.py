@@ -35,9 +35,11 @@ def stage(uploads: Iterable[Upload]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with (
                 Path(upload.source).open("rb") as source,
-                tempfile.NamedTemporaryFile(dir=target.parent, prefix=".new-", delete=False) as draft,
+                tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-", ignore_cleanup_errors=True) as folder,
             ):
-                shutil.copyfileobj(source, draft)
-            Path(draft.name).replace(target)
+                draft = Path(folder, target.name)
+                with draft.open("wb") as stream:
+                    shutil.copyfileobj(source, stream)
+                draft.replace(target)
         except OSError as reason:
-            raise Unavailable(f"{target}: {reason.strerror or reason}") from None
+            raise Unavailable(f"{reason.filename or target}: {reason.strerror or reason}") from None

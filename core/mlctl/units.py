@@ -22,11 +22,14 @@ def seconds(value: str | int) -> int:
 
 
 def quantity(value: str | int) -> int:
-    """`16Gi` or a number of bytes, in bytes. Raises ValueError for anything else."""
+    """`16Gi` or a number of bytes, in bytes. Raises ValueError for anything else, and for less than a byte."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]i?|Ki)?", str(value))
     if not match or (match[2] or "") not in _SUFFIX:
         raise ValueError(f"got {value!r}, expected a quantity such as 16Gi")
-    return int(float(match[1]) * _SUFFIX[match[2] or ""])
+    size = float(match[1]) * _SUFFIX[match[2] or ""]
+    if not 1 <= size <= 2**60:
+        raise ValueError(f"got {value!r}, expected from one byte to 2^60")
+    return int(size)
 
 
 def cores(value: str | float) -> float:
@@ -36,8 +39,8 @@ def cores(value: str | float) -> float:
         number = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
     except ValueError:
         raise ValueError(f"got {value!r}, expected cores such as 4, 0.5 or 500m") from None
-    if number <= 0:
-        raise ValueError(f"got {value!r}, expected more than no core")
+    if not 0 < number < 1e6:
+        raise ValueError(f"got {value!r}, expected more than no core, and less than a million")
     return number
 
 

@@ -41,7 +41,7 @@ def rounds(
             failures = 0
         except Unavailable as error:
             log.warning("%s; trying again", error)
-            answer, failures = {}, failures + 1
+            answer, failures = {}, min(failures + 1, 20)  # far beyond a minute, whatever the delay
         yield answer
         batch = runs()
         if not batch:
@@ -94,11 +94,12 @@ class Poller:
         exception."""
         with self._lock:
             future = self._waiting.get(run)
-            if future is None:
+            if future is None or future.cancelled():
                 future = self._waiting[run] = Future()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=f"mlctl-{self.backend.name}", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name=f"mlctl-{self.backend.name}", daemon=True)
+                thread.start()
+                self._thread = thread
         return future
 
     def forget(self, run: Run) -> None:
@@ -110,6 +111,8 @@ class Poller:
 
     def _runs(self) -> list[Run]:
         with self._lock:
+            for run in [run for run, future in self._waiting.items() if future.cancelled()]:
+                del self._waiting[run]
             if not self._waiting:
                 self._thread = None  # under the lock: whoever comes next starts another
             return list(self._waiting)
@@ -128,7 +131,8 @@ class Poller:
                 self._thread = None
                 waiting, self._waiting = self._waiting, {}
             for future in waiting.values():
-                future.set_exception(error)
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
 
     def _end(self, run: Run, status: Status | None = None, error: MlctlError | None = None) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ the table.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -71,6 +72,15 @@ class _Commands(click.Group):
             raise click.UsageError(f"no command '{args[0]}'{near}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # these two here, because click has its own way with them
+            return complain("interrupted", 130)
+        except BrokenPipeError:
+            mute()
+            return 0
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, message="mlctl %(version)s")
@@ -98,6 +108,8 @@ def cli(verbose: int, quiet: bool) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The entry point: runs a command and ends the process with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal's encoding doesn't
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(args))
 
 
@@ -113,19 +125,18 @@ def run(args: list[str] | None = None) -> int:
     except click.ClickException as error:
         text = error.format_message().strip()
         return complain(text[0].lower() + text[1:] if text[:1].isupper() and text[1:2].islower() else text, 2)
-    except click.Abort:
-        return 130
     except MlctlError as error:
         return complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         return complain("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        mute()
         return 0
     except OSError as error:
         if os.environ.get("MLCTL_DEBUG"):
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        gone = isinstance(error, FileNotFoundError)  # what has no name and isn't there is the working folder
+        where = f"{error.filename}: " if error.filename else "the working folder: " if gone else ""
         return complain(f"{where}{error.strerror or error}", Unavailable.exit_code)
     except Exception as error:
         if os.environ.get("MLCTL_DEBUG"):
@@ -133,6 +144,11 @@ def run(args: list[str] | None = None) -> int:
         return complain(
             f"internal error, please report it: {type(error).__name__}: {error} (MLCTL_DEBUG=1 shows where)", 70
         )
+
+
+def mute() -> None:
+    """Lets what is still to be printed go nowhere: the reader of our output went away, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(text: str, code: int) -> int:

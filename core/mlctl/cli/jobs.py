@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import signal
 import types
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from mlctl.errors import InvalidConfig, MlctlError, RunFailed
 from mlctl.job import Job
 from mlctl.runs import Plan, Result, Run, State, Status
 
-from . import complain, show
+from . import complain, mute, show
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,7 +76,8 @@ def _settings(pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     for name, text in pairs:
         try:
             found[name] = json.loads(text)
-        except ValueError:
+            json.dumps(found[name], allow_nan=False)
+        except (ValueError, RecursionError):
             found[name] = text
     return found
 
@@ -211,8 +213,11 @@ class _Tail:
         if run != self.run:
             self.run, self.cursor = run, ""
         for logs in lifecycle.lines(self.backend, run, self.cursor):
-            for line in logs.lines:
-                click.echo(line, err=self.to_stderr)
+            try:
+                for line in logs.lines:
+                    click.echo(line, err=self.to_stderr)
+            except BrokenPipeError:  # nobody reads any more; the job's outcome is still the exit code
+                mute()
             self.cursor = logs.cursor
 
 
@@ -238,6 +243,8 @@ def _interrupted(execution: lifecycle.Execution, outcome: lifecycle.Outcome | No
 
 
 def _announce(execution: lifecycle.Execution, outcome: lifecycle.Outcome) -> None:
+    if not logging.getLogger("mlctl").isEnabledFor(logging.INFO):  # --quiet
+        return
     verb = "started" if outcome.made else "found"
     name = click.style(outcome.run.name, bold=True)
     click.echo(f"{verb} {name} on {execution.settings.target}, key {execution.key.text}", err=True)

@@ -121,6 +121,8 @@ def doctor(file: Path | None, target: str | None, json_: bool) -> int:
     """Check that this machine and its targets work, and say how to mend what doesn't."""
     settings = config.load(file=file)
     findings = [("mlctl", one) for one in _machine(settings)]
+    if target:
+        settings.target(target)  # an unknown one is no finding, but bad input
     for name in [target] if target else settings.values["targets"]:
         try:
             chosen = settings.target(name)

@@ -16,7 +16,7 @@ _KINDS = {
     "int": "integer", "click.INT": "integer", "float": "number", "click.FLOAT": "number",
     "bool": "boolean", "click.BOOL": "boolean",
 }  # fmt: skip
-_SECRET = "a secret, which has no place in a command: give it an envvar=, and name that under secrets:"  # noqa: S105 - a text about one
+_SECRET = "a secret, which has no place in a command: give it an envvar=, and name that under secrets:"  # noqa: S105
 
 
 def click_arguments(source: Source) -> Iterator[Argument | str]:

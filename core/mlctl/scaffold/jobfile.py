@@ -141,11 +141,16 @@ def _input(argument: Argument, part: Role, name: str, draft: Draft, place: Path)
         uri = scalar(found if "://" in found else _relative(Path(found), place), flow=True)
         return f"{{uri: {uri}, type: model}}" if part.type else uri
     more = ""
-    if argument.default is None and not argument.required:
+    if argument.variable.startswith("SM_CHANNEL_"):
+        more = _CHANNEL
+    elif argument.default is None and not argument.required:
         more = "; the script can do without: remove it here and in the command"
-    elif isinstance(argument.default, str) and argument.default and not argument.variable:
+    elif isinstance(argument.default, str) and argument.default:
         more = f"; the script's own default, {argument.default!r}, isn't here"
     return _no_uri(name, more, "{type: model}" if part.type else "{}")
+
+
+_CHANNEL = ", a folder, as SageMaker's channels are"
 
 
 def _no_uri(name: str, more: str = "", fields: str = "{}") -> str:
@@ -158,7 +163,7 @@ def _variable(parts: _Parts, read: FromEnv) -> None:
     hyperparameter = re.fullmatch(r"SM_HP_([A-Za-z]\w*)", read.name)
     if channel:
         name = channel[1].lower()
-        parts.tables["inputs"].setdefault(name, _no_uri(name))
+        parts.tables["inputs"].setdefault(name, _no_uri(name, _CHANNEL))
     elif hyperparameter:
         value = read.fallback if isinstance(read.fallback, (str, int, float)) else None
         parts.tables["params"].setdefault(

@@ -1,8 +1,9 @@
 """New projects. A template is a folder beside this file; adding one is adding a folder.
 
 Its files are copied as they are, less three habits: `dot-x` becomes `.x` (a real .gitignore would act on this repository),
-`my-project` becomes the project's name, and a template with jobs/ is given what jobs need and no template should have a copy of:
-the job schema for editors, and the runtime, as `mlctl_runtime.py` (the name `mlctl` on the public index is a stranger's).
+`my-project` becomes the project's name (`my_project` in what Python imports), and a template with jobs/ is given what jobs
+need and no template should have a copy of: the job schema for editors, and the runtime, as `mlctl_runtime.py` (the name
+`mlctl` on the public index is a stranger's).
 What a template is, `templates()` reads in the first paragraph of its README.md.
 """
 
@@ -44,10 +45,15 @@ def create(folder: Path, template: str = "sklearn", *, schema: str) -> list[Path
         raise InvalidConfig(f"template: got {template!r}, expected one of {', '.join(known)}{hint}")
     whole = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would ask the disk
     name = slug(whole.name, limit=40) or _NAME
-    files = {path: text.replace(_NAME, name) for path, text in _files(_TEMPLATES / template).items()}
+    files = {_named(path, name): _named(text, name) for path, text in _files(_TEMPLATES / template).items()}
     if any(path.startswith("jobs/") for path in files):
         files |= {"mlctl_runtime.py": _RUNTIME.read_text(encoding="utf-8"), SCHEMA: schema}
     return write_new(folder, dict(sorted(files.items())))
+
+
+def _named(text: str, name: str) -> str:
+    """`text` about the project called `name`, which Python's modules spell with '_'."""
+    return text.replace(_NAME, name).replace(_NAME.replace("-", "_"), name.replace("-", "_"))
 
 
 def _files(template: Path) -> dict[str, str]:

@@ -174,4 +174,7 @@ def _for_types(source: Source, node: ast.AST) -> bool:
 
 
 def _tried(source: Source, node: ast.AST) -> bool:
-    return any(isinstance(outer, (ast.Try, ast.ExceptHandler)) for outer in source.ancestors(node))
+    """Whether the script goes on where an import fails, or only imports because another has failed."""
+    tries = [outer for outer in source.ancestors(node) if isinstance(outer, ast.Try)]
+    caught = [ast.unparse(handler.type) for outer in tries for handler in outer.handlers if handler.type]
+    return any("ImportError" in names or "ModuleNotFoundError" in names for names in caught)

@@ -16,21 +16,9 @@ from .source import UNKNOWN
 __all__ = ["Role", "address", "role", "secret"]
 
 _PLACES = {"dir", "directory", "path", "file", "filename", "folder", "root"}
-_READ = {
-    "data",
-    "train",
-    "training",
-    "test",
-    "testing",
-    "validation",
-    "csv",
-    "parquet",
-    "jsonl",
-    "tsv",
-    "input",
-    "inputs",
-    "in",
-}
+_FOLDERS = {"dir", "directory", "folder", "out", "output", "outputs"}
+_TABLES = {"csv", "parquet", "jsonl", "tsv"}
+_READ = {"data", "train", "training", "test", "testing", "validation", "input", "inputs", "in"} | _TABLES
 _READ_SOMEWHERE = _READ | {
     "dataset", "datasets", "set", "val", "valid", "eval", "evaluation", "dev", "holdout", "raw", "corpus", "image", "images",
     "label", "labels", "feature", "features", "source", "src", "json",
@@ -48,23 +36,8 @@ _NO_PATH = {
     "strategy", "metric", "split", "sep", "delimiter", "encoding", "version", "id", "ids", "seed", "ratio", "fraction", "share",
     "workers", "length", "best", "only", "limit", "count", "tokens", "rate", "schema", "language", "dtype",
 }  # fmt: skip
-_MODEL_FILES = {
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".pkl",
-    ".pickle",
-    ".joblib",
-    ".h5",
-    ".keras",
-    ".onnx",
-    ".safetensors",
-    ".bin",
-    ".cbm",
-}
-_SECRET = re.compile(
-    r"(.*_)?(password|passwd|secret|api_?key|access_?key|secret_?key|(api|auth|access|hf|bearer)_token|token)"
-)
+_MODEL_FILE = re.compile(r".*\.(pt|pth|ckpt|pkl|pickle|joblib|h5|keras|onnx|safetensors|bin|cbm)")
+_SECRET = re.compile(r"(.*_)?(password|passwd|secret|(api|access|secret)_?key|((api|auth|access|hf|bearer)_)?token)")
 
 
 @dataclass(frozen=True)
@@ -81,49 +54,60 @@ class Role:
 
 def role(argument: Argument, kind: str) -> Role:
     """What `argument` is to a job of `kind`."""
+    found = None if argument.obstacle else _of_sagemaker(argument) or _of_name(argument, kind)
+    return found or Role("params", _named(argument.name))
+
+
+def _of_sagemaker(argument: Argument) -> Role | None:
+    variable, default = argument.variable, argument.default if isinstance(argument.default, str) else ""
+    folder = re.match(r"/opt/ml/(?:input/data|processing/input)/(\w+)", default)
+    channel = re.fullmatch(r"SM_CHANNEL_(\w+)", variable) or folder
+    if channel:
+        return Role("inputs", _named(channel[1].lower()))
+    if variable == "SM_MODEL_DIR" or default.startswith("/opt/ml/model"):
+        return Role("outputs", "model", "model")
+    output = default.startswith(("/opt/ml/output", "/opt/ml/processing/output"))
+    return Role("outputs", "output") if output or variable in ("SM_OUTPUT_DATA_DIR", "SM_OUTPUT_DIR") else None
+
+
+def _of_name(argument: Argument, kind: str) -> Role | None:
     words = _words(argument.name)
-    param = Role("params", _named(argument.name))
-    if argument.obstacle:
-        return param
-    placed = _sagemaker(argument)
-    if placed:
-        return placed
     if argument.choices or argument.type != "string" or (words[-1] in _NO_PATH and not argument.path):
-        return param
+        return None
     if argument.default == "-" or (argument.path and argument.default is UNKNOWN):
-        return param  # standard input or output
+        return None  # standard input or output
     default = argument.default if isinstance(argument.default, str) else ""
-    path_like = bool(re.search(r"[/\\]|\.[A-Za-z]\w{0,9}$", default))
+    like_path = bool(re.search(r"[/\\]|\.[A-Za-z]\w{0,9}$", default))
     core = [word for word in words if word not in _PLACES]
-    somewhere = core != words or path_like or bool(argument.path)
+    placed = core != words or like_path or bool(argument.path)  # it says that it is a place, and not only what is there
     name, file = _named("_".join(core or words)), _file(argument, words, default)
-    model = "model" if _MODELS & set(core) or PurePosixPath(default).suffix in _MODEL_FILES else ""
 
     if _TRAINED_BEFORE & set(core):
-        return Role("inputs", name, "model") if argument.required or path_like else param
-    if set(core) <= _MODELS and core and not argument.path:
-        read = kind != "train"
-        if somewhere or (read and argument.required):
-            return Role("inputs" if read else "outputs", name, "model", "" if read else file)
-        return param
-    if argument.path == "write" or (
-        core and (core[0] in _WRITTEN or (somewhere and set(core) <= _WRITTEN_SOMEWHERE | _MODELS))
-    ):
-        told = (
-            argument.required
-            or default
-            or argument.path
-            or words[-1] in ("dir", "directory", "folder", *_WRITTEN - {"save", "saved"})
-        )
-        return (
-            Role("outputs", name, model, file) if told else param
-        )  # else it saves only on demand: a file or a folder, who knows
+        return Role("inputs", name, "model") if argument.required or like_path else None
+    if core and set(core) <= _MODELS and not argument.path:
+        if kind == "train":
+            return Role("outputs", name, "model", file) if placed else None
+        return Role("inputs", name, "model") if placed or argument.required else None
+    if _written(argument, core, placed):
+        if not (argument.required or default or argument.path or words[-1] in _FOLDERS):
+            return None  # saved on demand only, and whether to a file or a folder can't be seen
+        model = "model" if _MODELS & set(core) or _MODEL_FILE.fullmatch(default) else ""
+        return Role("outputs", name, model, file)
     if argument.default is UNKNOWN:
-        return param  # such as a place beside the script, which finds it
-    known = _READ_SOMEWHERE if somewhere or len(core) > 1 else _READ
-    if argument.path == "read" or (core and (core[0] in ("in", "input", "inputs") or set(core) <= known)):
-        return Role("inputs", name)
-    return param
+        return None  # such as a place beside the script, which finds it
+    return Role("inputs", name) if _read(argument, core, placed) else None
+
+
+def _written(argument: Argument, core: list[str], placed: bool) -> bool:
+    if argument.path or not core:
+        return argument.path == "write"
+    return core[0] in _WRITTEN or (placed and set(core) <= _WRITTEN_SOMEWHERE | _MODELS)
+
+
+def _read(argument: Argument, core: list[str], placed: bool) -> bool:
+    if argument.path or not core:
+        return argument.path == "read"
+    return core[0] in ("in", "input", "inputs") or set(core) <= (_READ_SOMEWHERE if placed or len(core) > 1 else _READ)
 
 
 def _words(name: str) -> list[str]:
@@ -133,27 +117,11 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", name) or [""]
 
 
-def _sagemaker(argument: Argument) -> Role | None:
-    variable, default = argument.variable, argument.default if isinstance(argument.default, str) else ""
-    channel = re.fullmatch(r"SM_CHANNEL_(\w+)", variable) or re.match(
-        r"/opt/ml/(?:input/data|processing/input)/(\w+)", default
-    )
-    if channel:
-        return Role("inputs", _named(channel[1].lower()))
-    if variable == "SM_MODEL_DIR" or default.startswith("/opt/ml/model"):
-        return Role("outputs", "model", "model")
-    if variable in ("SM_OUTPUT_DATA_DIR", "SM_OUTPUT_DIR") or default.startswith(
-        ("/opt/ml/output", "/opt/ml/processing/output")
-    ):
-        return Role("outputs", "output")
-    return None
-
-
 def _file(argument: Argument, words: list[str], default: str) -> str:
     """The file that an output is, where its default, its name or its type says that it is one; else empty: a folder."""
     if PurePosixPath(default).suffix:
         return PurePosixPath(default).name
-    if words[-1] in ("csv", "parquet", "json", "jsonl", "tsv") and len(words) > 1:
+    if words[-1] in _TABLES | {"json"} and len(words) > 1:
         return f"{'_'.join(words[:-1])}.{words[-1]}"
     return "_".join(words) if words[-1] in ("file", "filename") or argument.path else ""
 

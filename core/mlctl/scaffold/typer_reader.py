@@ -16,14 +16,18 @@ def typer_arguments(source: Source) -> Iterator[Argument | str]:
     """The parameters of the script's one command, given to `typer.run` or under `@app.command()`."""
     if not any(name.partition(".")[0] == "typer" for name in source.imported.values()):
         return
-    run = {source.called(node.args[0]) for node, _ in source.calls("run") if node.args}
+    run = {
+        source.called(node.args[0])
+        for node, function in source.calls("run")
+        if node.args and source.called(function) == "typer.run"
+    }
     commands = [
         function
         for function in source.functions
         if function.name in run or any(_is_command(each) for each in function.decorator_list)
     ]
     if len(commands) > 1:
-        yield subcommands(source, commands[0], [one.name for one in commands])
+        yield subcommands(source, commands[0], [each.name for each in commands])
     elif commands:
         signature = commands[0].args
         given = [*[None] * (len(signature.args) - len(signature.defaults)), *signature.defaults, *signature.kw_defaults]

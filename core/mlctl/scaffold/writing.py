@@ -15,6 +15,7 @@ from mlctl.errors import InvalidConfig, Unavailable
 __all__ = ["write_new"]
 
 _WRONG = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EINVAL}
+_STAGED = ".mlctl-init-"
 
 
 def write_new(folder: Path, files: Mapping[str, str]) -> list[Path]:
@@ -31,7 +32,7 @@ def write_new(folder: Path, files: Mapping[str, str]) -> list[Path]:
             _refuse_clashes(folder, files)
         else:
             folder.parent.mkdir(parents=True, exist_ok=True)
-        staged = (folder.parent if new else folder).absolute() / f".mlctl-init-{secrets.token_hex(4)}"
+        staged = (folder.parent if new else folder).absolute() / f"{_STAGED}{secrets.token_hex(4)}"
         try:
             for name, text in files.items():
                 path = staged / name
@@ -92,8 +93,8 @@ def _translated(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         kind = InvalidConfig if error.errno in _WRONG else Unavailable
-        raise kind(
-            f"{error.filename2 or error.filename or folder}: {error.strerror or error}; nothing was written"
-        ) from None
+        where = str(error.filename or folder)
+        where = str(folder) if _STAGED in where else where
+        raise kind(f"{where}: {error.strerror or error}; nothing was written") from None
     except ValueError as error:  # a null byte in the path
         raise InvalidConfig(f"{str(folder)!r}: {error}") from None

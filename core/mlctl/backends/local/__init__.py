@@ -10,6 +10,8 @@ Settings: `inherit_env` (names of variables that jobs get from the caller's envi
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -114,9 +116,6 @@ class Local(Base):
             inputs, outputs, f"{at}/params.json", f"{at}/metrics.jsonl", f"{facts['home']}/runs/{stem}/checkpoints"
         )
         argv, env = contract.argv(job, places), contract.environment(job, places, str(run))
-        for word in (*argv, *env.values()):
-            if "\0" in word:
-                raise job.fail(("command",), "a null byte can't be passed to a process")
         if argv[0] in ("python", "python3"):
             argv[0] = facts["python"]["path"]
         request: dict[str, Any] = {
@@ -145,9 +144,12 @@ class Local(Base):
             raise self.settings.fail("layout", f"got '{layout}', expected sagemaker")
         if unknown := job.platforms.get("local", {}).keys() - {"layout"}:
             raise job.fail(("platforms", "local", min(unknown)), "unknown field; expected layout")
+        for word in (*argv, *request["env"].values()):
+            if not _passable(word):
+                raise job.fail(("command",), "a null byte, or half a character, can't be passed to a process")
         uploads: tuple[Upload, ...] = ()
         if job.package:
-            address = f"file://{facts['home']}/packages/{job.package.sha256}.tar.gz"
+            address = Path(facts["home"], "packages", f"{job.package.sha256}.tar.gz").as_uri()
             uploads = (Upload(str(job.package.path), job.package.sha256, address),)
         return Plan(name, self.name, self.settings.target, request, uploads, tuple(losses))
 
@@ -196,6 +198,8 @@ class Local(Base):
 
     def _folder(self, run: Run) -> Path:
         stem, _, attempt = run.name.rpartition("-")
+        if "\0" in run.scope + run.name:
+            raise self._not_here(run)
         return Path("/", run.scope, "runs", stem, attempt)
 
     def submit(self, plan: Admitted, stamp: Stamp) -> Run:
@@ -214,33 +218,24 @@ class Local(Base):
             draft = Path(tempfile.mkdtemp(prefix=".new-", dir=at.parent))
         except OSError as reason:
             raise _unavailable(at.parent, reason) from None
-        lock = -1
-        try:
-            lock = os.open(draft / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            if lock < 3:  # the caller closed its own standard files: the shim's would be taken for the lock
-                lock = fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, 3)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._fill(draft, request, stamp)
-            draft.rename(at)
-            timeout = str(request["timeout"] or "")
-            folder.spawn(
-                folder.SHIM,
-                [str(at), str(run), timeout, str(request["grace"]), f"{at}/code", *argv],
-                env,
-                lock,
-                at / "log",
-            )
-        except OSError as reason:
-            shutil.rmtree(draft, ignore_errors=True)
-            if at.exists():
-                raise RunExists(run) from None
-            raise _unavailable(at, reason) from None
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        finally:
-            if lock >= 0:
-                os.close(lock)
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, draft, ignore_errors=True)  # nothing is there once it has its name
+            try:
+                lock = stack.enter_context(folder.locked(draft / "lock"))
+                self._fill(draft, request, stamp)
+                draft.rename(at)
+            except OSError as reason:
+                if at.exists():
+                    raise RunExists(run) from None
+                raise _unavailable(at, reason) from None
+            try:
+                args = [str(at), str(run), str(request["timeout"] or ""), str(request["grace"]), f"{at}/code", *argv]
+                folder.spawn(folder.SHIM, args, env, lock, at / "log")
+            except OSError as reason:  # the name stays taken: `find` tells whether the job runs after all
+                if reason.errno == errno.E2BIG:
+                    text = "its words and variables are longer than this system takes; read them from MLCTL_PARAMS_FILE"
+                    raise InvalidJob(f"command: {text}") from None
+                raise _unavailable(at, reason) from None
         return run
 
     def _environment(self, request: Mapping[str, Any]) -> dict[str, str]:
@@ -263,7 +258,10 @@ class Local(Base):
                 )
             return os.environ[where]
         try:
-            return Path(where).expanduser().read_text(encoding="utf-8").rstrip("\n")
+            text = Path(where).expanduser().read_text(encoding="utf-8").rstrip("\n")
+            if not _passable(text):
+                raise ValueError("holds a null byte")
+            return text
         except (OSError, ValueError, RuntimeError) as reason:
             raise self.settings.fail(
                 f"secrets.{name}", f"comes from {where}: {getattr(reason, 'strerror', reason)}"
@@ -316,6 +314,8 @@ class Local(Base):
                 answer[run] = folder.read(self._folder(run))
             except FileNotFoundError:
                 answer[run] = self._not_here(run)
+            except MlctlError as error:
+                answer[run] = error
             except OSError as reason:
                 answer[run] = _unavailable(self._folder(run), reason)
         return answer
@@ -324,7 +324,7 @@ class Local(Base):
         here = socket.gethostname()
         if run.account != here:
             return Unavailable(f"{run}: lives on {run.account}, and this is {here}; ask there")
-        return RunNotFound(f"{run}: no such run in {Path('/', run.scope)}; it may have been pruned by mlctl gc")
+        return RunNotFound(f"{run}: no such run in /{run.scope}; it may have been pruned by mlctl gc")
 
     def logs(self, run: Run, since: str = "") -> Logs:
         """Lines of the run's log; the cursor is a byte offset. A line without its end is given once the run has
@@ -332,6 +332,7 @@ class Local(Base):
         at = self._folder(run)
         offset = int(since or 0)
         try:
+            ended = folder.read(at).state.terminal  # before the reading, so that nothing is added after it
             with (at / "log").open("rb") as stream:
                 stream.seek(offset)
                 data = stream.read(_CHUNK)
@@ -342,7 +343,7 @@ class Local(Base):
         except OSError as reason:
             raise _unavailable(at, reason) from None
         whole = data.rfind(b"\n") + 1
-        if whole == 0 and data and (len(data) == _CHUNK or folder.read(at).state.terminal):
+        if whole == 0 and (len(data) == _CHUNK or ended):
             whole = len(data)
         lines = data[:whole].decode("utf-8", "replace").split("\n")
         return Logs(tuple(lines[:-1] if lines[-1] == "" else lines), str(offset + whole))
@@ -354,11 +355,15 @@ class Local(Base):
             outputs = folder.plan_of(at)["request"]["outputs"]
         except FileNotFoundError:
             raise self._not_here(run) from None
+        except OSError as reason:
+            raise _unavailable(at, reason) from None
         try:
             with (at / "metrics.jsonl").open(encoding="utf-8", errors="replace") as stream:
                 return Result(outputs, contract.metrics(stream))
         except FileNotFoundError:
             return Result(outputs)
+        except OSError as reason:
+            raise _unavailable(at, reason) from None
 
     def cancel(self, run: Run) -> None:
         """SIGTERM to the whole process group, SIGKILL after the grace, and to what has left the group (on Linux)."""
@@ -405,5 +410,16 @@ class Local(Base):
         return prune.prune(self.settings.home, before, dry)
 
 
+def _passable(text: str) -> bool:
+    """True for what can be a word or a variable of a process."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def _unavailable(path: Path, reason: OSError) -> Unavailable:
-    return Unavailable(f"{path}: {reason.strerror or reason}")
+    if isinstance(reason, shutil.Error) and isinstance(reason.args[0], list):  # of a folder's copy: one for each file
+        source, _, why = reason.args[0][0]
+        return Unavailable(f"{source}: {why}")
+    return Unavailable(f"{reason.filename or path}: {reason.strerror or reason}")

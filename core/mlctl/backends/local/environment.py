@@ -73,7 +73,10 @@ def _interpreter(job: Job) -> dict[str, str]:
 def _asked(path: str) -> str | None:
     """The version that an interpreter says it has; None where it doesn't run, as a version manager's empty shim."""
     code = "import platform; print(platform.python_version())"
-    done = subprocess.run([path, "-S", "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    try:
+        done = subprocess.run([path, "-S", "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
@@ -103,27 +106,34 @@ def ensure(chosen: Mapping[str, Any]) -> None:
     if chosen["from"] != "requirements":
         return
     folder = Path(chosen["path"]).parent.parent
-    if (folder / ".complete").exists():
+    if _complete(folder):
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
-            if not (folder / ".complete").exists():
+        with _locked(folder.with_suffix(".lock")) as lock:
+            if not _complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-                _build(folder, chosen["base"], chosen["lines"])
+                _build(folder, chosen["base"], chosen["lines"], lock)
                 (folder / ".complete").touch()
     except OSError as reason:
-        raise Unavailable(f"{folder}: {reason.strerror or reason}") from None
+        raise Unavailable(f"{reason.filename or folder}: {reason.strerror or reason}") from None
+
+
+def _complete(folder: Path) -> bool:
+    """True where all was installed, and the Python that it was made with is still there."""
+    return (folder / ".complete").exists() and (folder / "bin" / "python").exists()
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[int]:
     with path.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield stream.fileno()
 
 
-def _build(folder: Path, base: str, lines: list[str]) -> None:
+def _build(folder: Path, base: str, lines: list[str], lock: int) -> None:
+    """Installs `lines` into a new environment. The installers hold the lock too: one that goes on after its caller was
+    killed is waited for, not met in the same folder."""
     wanted = folder.with_suffix(".txt")
     wanted.write_text("\n".join(lines) + "\n", encoding="utf-8")
     python = str(folder / "bin" / "python")
@@ -150,7 +160,7 @@ def _build(folder: Path, base: str, lines: list[str]) -> None:
         try:
             done = subprocess.run(
                 step, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
-                timeout=BUILD_SECONDS, env=clean,
+                timeout=BUILD_SECONDS, env=clean, pass_fds=(lock,),
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise Unavailable(f"requirements: not installed within {BUILD_SECONDS} s: {' '.join(step)}") from None

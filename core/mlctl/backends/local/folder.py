@@ -17,6 +17,7 @@ lock is free.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -24,51 +25,55 @@ import re
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from mlctl.runs import Reason, State, Status
 
-__all__ = ["cancel", "plan_of", "read", "reap", "sleep_until_end", "spawn", "survivors"]
+__all__ = ["cancel", "held", "locked", "plan_of", "read", "reap", "sleep_until_end", "spawn", "survivors"]
 
 # $1 the run's folder, $2 its URL, $3 timeout in seconds or nothing, $4 grace in seconds, $5 where the job works, then
 #   its words. Traps:
+# - the variables begin with `_`: one that the job's environment has, such as `timeout`, would reach the job changed;
 # - `trap :` handles the signals, where `trap ''` would hand the job ignored ones;
 # - `true >` and not `: >`, whose failure would end the shell;
-# - the watchdog is in the group, so that the group's id cannot be given to others while it may be signalled;
+# - the job's PATH may lack the shim's own few programs;
+# - the watchdog is in the group, so that the group's id cannot be given to others while it may be signalled; it is
+#   without MLCTL_RUN, so that nobody waits for it where the shim was killed; a `sleep` that fails is no timeout;
 # - what left the group is found, on Linux, by the variable MLCTL_RUN that it inherited.
 SHIM = r"""
-run=$1 url=$2 timeout=$3 grace=$4 work=$5; shift 5
-trap : TERM INT HUP
-cd "$work" && true > "$run/started.$$" || exit 70
-if [ -e "$run/cancel" ]; then true > "$run/exit.143.cancel"; exit; fi
-if [ -n "$timeout" ]; then
-  (
-    trap '' TERM INT HUP
-    sleep "$timeout"; true > "$run/timeout"; kill -TERM 0
-    sleep "$grace"; kill -KILL 0
-  ) </dev/null >/dev/null 2>&1 &
+_run=$1 _url=$2 _timeout=$3 _grace=$4 _work=$5; shift 5
+trap : TERM INT HUP QUIT USR1 USR2
+cd "$_work" && true > "$_run/started.$$" || exit 70
+if [ -e "$_run/cancel" ]; then true > "$_run/exit.143.cancel"; exit; fi
+if [ -n "$_timeout" ]; then
+  MLCTL_RUN= PATH=$PATH:/bin:/usr/bin /bin/sh -c '
+    trap "" TERM INT HUP QUIT USR1 USR2
+    sleep "$2" || exit
+    true > "$1/timeout"; kill -TERM 0
+    sleep "$3"; kill -KILL 0
+  ' mlctl "$_run" "$_timeout" "$_grace" </dev/null >/dev/null 2>&1 &
 fi
 "$@" </dev/null
-code=$? why=
-[ -e "$run/timeout" ] && why=.timeout
-[ -e "$run/cancel" ] && why=.cancel
-[ "$code" = 137 ] && grep -s '^oom_kill ' /proc/vmstat > "$run/oom"
-if [ -n "$why" ]; then
-  for found in $(grep -lsxzF "MLCTL_RUN=$url" /proc/[0-9]*/environ 2>/dev/null); do
-    found=${found#/proc/} found=${found%/environ}
-    [ "$found" = $$ ] || kill -KILL "$found" 2>/dev/null
+_code=$? _why= PATH=$PATH:/bin:/usr/bin
+[ -e "$_run/timeout" ] && _why=.timeout
+[ -e "$_run/cancel" ] && _why=.cancel
+[ "$_code" = 137 ] && grep -s '^oom_kill ' /proc/vmstat > "$_run/oom"
+if [ -n "$_why" ]; then
+  for _pid in $(grep -lsxzF "MLCTL_RUN=$_url" /proc/[0-9]*/environ 2>/dev/null); do
+    _pid=${_pid#/proc/} _pid=${_pid%/environ}
+    [ "$_pid" = $$ ] || kill -KILL "$_pid" 2>/dev/null
   done
 fi
-until true > "$run/exit.$code$why" || [ ! -d "$run" ]; do sleep 1; done 2>/dev/null
+until true > "$_run/exit.$_code$_why" || [ ! -d "$_run" ]; do sleep 1; done 2>/dev/null
 kill -KILL 0
 """
 
 # $1 the run's folder, $2 its URL, $3 the shim's pid, $4 grace in seconds. In a session of its own: it outlives the
 #   canceller.
-# The group is signalled only while the shim, which holds the lock, has not noted its end.
+# The group is signalled only while the shim, which holds the lock, has not noted its end, and, on Linux, is there.
 CANCEL = r"""
 kill -s TERM -- "-$3"
 tenths=$(($4 * 10))
@@ -77,7 +82,7 @@ while [ "$tenths" -gt 0 ]; do
   sleep 0.1; tenths=$((tenths - 1))
 done
 for found in "$1"/exit.*; do [ -e "$found" ] && exit; done
-kill -s KILL -- "-$3"
+if [ ! -d /proc/self ] || grep -qsxzF "MLCTL_RUN=$2" "/proc/$3/environ"; then kill -s KILL -- "-$3"; fi
 for found in $(grep -lsxzF "MLCTL_RUN=$2" /proc/[0-9]*/environ 2>/dev/null); do
   found=${found#/proc/}; kill -KILL "${found%/environ}" 2>/dev/null
 done
@@ -87,12 +92,27 @@ _SIGNALS = {128 + number: signal.Signals(number).name for number in (1, 2, 3, 6,
 _children: set[int] = set()
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Makes the file `path`, locked, and gives it open: beyond the standard three, which a caller may have closed."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if fd < 3:
+            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def spawn(
     script: str, args: Sequence[str], env: Mapping[str, str], stdin: int | None = None, log: Path | None = None
 ) -> int:
     """Runs a shell script in a session of its own, every signal at its default; gives the id of its process.
 
-    `stdin` is an open file to hand over; without it, and without `log`, /dev/null.
+    `stdin` is an open file to hand over; without it, and without `log`, /dev/null. What else the caller left open for
+    its children, such as the lock of flock(1) or a pipe that somebody reads to its end, stays here.
     """
     reap()
     out = str(log) if log else os.devnull
@@ -100,13 +120,24 @@ def spawn(
         (os.POSIX_SPAWN_OPEN, 1, out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
         (os.POSIX_SPAWN_DUP2, 1, 2),
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0) if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0),
+        *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
     ]
     pid = os.posix_spawn(
         "/bin/sh", ["mlctl", "-c", script, "mlctl", *args], dict(env), file_actions=actions, setsid=True, setsigmask=[],
-        setsigdef=[signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ, signal.SIGCHLD],
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
     )  # fmt: skip
     _children.add(pid)
     return pid
+
+
+def _inheritable() -> list[int]:
+    """The open files, beyond the standard three, that a child of this process would get."""
+    found = []
+    for fd in map(int, os.listdir("/dev/fd")):  # noqa: PTH208
+        with contextlib.suppress(OSError):  # closed meanwhile, as the listing's own is
+            if fd > 2 and os.get_inheritable(fd):
+                found.append(fd)
+    return found
 
 
 def reap() -> None:
@@ -129,7 +160,7 @@ def read(folder: Path) -> Status:
     """What the folder says. Raises FileNotFoundError where there is none."""
     names = _names(folder)
     if "exit" not in names:
-        if _held(folder):
+        if held(folder / "lock"):
             started = _time(folder, "started", names)
             if started is None:
                 return Status(State.STARTING)
@@ -142,9 +173,13 @@ def read(folder: Path) -> Status:
     return _ended(folder, names)
 
 
-def _held(folder: Path) -> bool:
-    """True while the submitter or the shim holds the lock."""
-    fd = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+def held(lock: Path) -> bool:
+    """True while somebody, such as a run's submitter or its shim, holds the lock; False too where there is no such
+    file."""
+    try:
+        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -161,15 +196,7 @@ def _verdict(folder: Path, names: dict[str, str]) -> Status:
     if started is not None and (left := survivors(folder, int(names["started"]))):
         text = f"its shim was killed; waiting for {len(left)} of its processes to end; mlctl cancel ends them now"
         return Status(State.STOPPING, message=text, started=started)
-    why = (
-        "abandoned"
-        if started is None
-        else "cancel"
-        if "cancel" in names
-        else "timeout"
-        if "timeout" in names
-        else "infra"
-    )
+    why = next((name for name in ("cancel", "timeout") if name in names), "abandoned" if started is None else "infra")
     with contextlib.suppress(OSError):
         (folder / f"exit.none.{why}").touch()
     return _ended(folder, {**names, "exit": f"none.{why}"})
@@ -231,8 +258,13 @@ def oom_kills() -> int:
 
 
 def plan_of(folder: Path) -> dict[str, Any]:
-    """{"request": ..., "stamp": ..., "host": ..., "created": ...}. Raises FileNotFoundError."""
-    data: dict[str, Any] = json.loads((folder / "plan.json").read_bytes())
+    """{"request": ..., "stamp": ..., "host": ..., "created": ...}. Raises FileNotFoundError; OSError for a file that
+    a power cut left damaged."""
+    path = folder / "plan.json"
+    try:
+        data: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError:
+        raise OSError(errno.EIO, f"is damaged; remove {folder}", str(path)) from None
     return data
 
 
@@ -273,6 +305,8 @@ def sleep_until_end(folders: Sequence[Path], seconds: float) -> None:
                 time.sleep(min(0.001, seconds))
             opened.append(os.pidfd_open(int(names["started"])))
             poll.register(opened[-1], select.POLLIN)
+        if poll.poll(0):  # a zombie
+            raise ProcessLookupError
         poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
     except OSError:  # ended between the listing and the opening, or was killed before it could note its end
         time.sleep(min(0.1, seconds))
@@ -300,7 +334,7 @@ def cancel(folder: Path, url: str, grace: int) -> None:
     if "exit" in names or "started" not in names:  # the shim looks for the mark before it starts the job
         return
     shim = int(names["started"])
-    if not _held(folder):
+    if not held(folder / "lock"):
         for pid in survivors(folder, shim):
             _signal(os.kill if os.path.isdir("/proc/self") else os.killpg, pid)  # noqa: PTH112
     elif first:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,9 @@ def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
     """Yields a line for each thing older than `before` (seconds since 1970) that no run needs; removes it unless
     `dry`."""
     used: set[str] = set()
-    for stem in sorted(_listed(home / "runs")):
+    for stem in _listed(home / "runs"):
         if stem.name.startswith("."):
-            if stem.stat().st_mtime < before:
+            if _old(stem, before):
                 yield from _remove(stem, f"half removed: {stem.name}", dry)
             continue
         attempts = [path for path in _listed(stem) if path.name.isdigit()]
@@ -27,39 +26,51 @@ def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
             yield from _remove(stem, f"run {stem.name}, {len(attempts)} attempts", dry)
             continue
         for path in attempts:
-            request = folder.plan_of(path)["request"]
-            used |= {f"{request['code']}.tar.gz", Path(request["python"]["path"]).parent.parent.name}
+            with contextlib.suppress(OSError):  # another gc's by now, or damaged
+                request = folder.plan_of(path)["request"]
+                used |= {f"{request['code']}.tar.gz", Path(request["python"]["path"]).parent.parent.name}
         for draft in stem.glob(".new-*"):
-            if draft.stat().st_mtime < before:
+            if _old(draft, before) and not folder.held(draft / "lock"):
                 yield from _remove(draft, f"half made: {stem.name}/{draft.name}", dry)
     for package in _listed(home / "packages"):
-        if package.name not in used and package.stat().st_mtime < before:
+        if package.name not in used and _old(package, before):
             yield from _remove(package, f"package {package.name}", dry)
-    for done in (home / "envs").glob("*/.complete"):
-        if done.parent.name not in used and done.stat().st_mtime < before:
-            yield from _remove(done.parent, f"environment {done.parent.name}", dry)
+    for env in _listed(home / "envs"):
+        done = env / ".complete"  # without it: a crash's leavings, or being built under a lock
+        unused = env.is_dir() and env.name not in used and not folder.held(env.with_suffix(".lock"))
+        if unused and _old(done if done.exists() else env, before):
+            yield from _remove(env, f"environment {env.name}", dry)
 
 
 def _listed(path: Path) -> list[Path]:
-    return list(path.iterdir()) if path.is_dir() else []
+    try:
+        return sorted(path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _old(path: Path, before: float) -> bool:
+    """True for what was last changed before that time; False for what is gone meanwhile."""
+    try:
+        return path.stat().st_mtime < before
+    except FileNotFoundError:
+        return False
 
 
 def _over(stem: Path, attempts: list[Path], before: float) -> bool:
     """True where every attempt ended before that time."""
     try:
         ended = [(status.state.terminal, status.finished) for status in map(folder.read, attempts)]
-    except (FileNotFoundError, json.JSONDecodeError):
+    except OSError:
         return False
-    newest = stem.stat().st_mtime
-    return newest < before and all(terminal and (at is None or at.timestamp() < before) for terminal, at in ended)
+    return _old(stem, before) and all(terminal and (at is None or at.timestamp() < before) for terminal, at in ended)
 
 
 def _remove(path: Path, what: str, dry: bool) -> Iterator[str]:
     if not dry:
-        if path.is_dir():
-            grave = Path(tempfile.mkdtemp(prefix=".gone-", dir=path.parent))
-            path = path.rename(grave / path.name)
-            shutil.rmtree(grave, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".gone-", dir=path.parent, ignore_cleanup_errors=True) as grave:
+                path.rename(Path(grave, path.name))
+        except FileNotFoundError:  # another gc was faster
+            return
     yield what

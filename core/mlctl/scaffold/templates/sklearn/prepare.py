@@ -1,4 +1,4 @@
-"""Makes the data: wines by their chemistry (scikit-learn ships them), split into those to learn from and those to test with."""
+"""Makes the data: wines by their chemistry, which scikit-learn ships, split into those to learn from and to test with."""
 
 import argparse
 from pathlib import Path
