@@ -74,7 +74,8 @@ LINES = [
     ("a \\\n  --lr 1 \\\n", ["a", "--lr", "1"]),
     ("a b\\\nc \"d\\\ne\" 'f\\\ng'", ["a", "bc", "de", "f\\\ng"]),
     ("a 'b\nc' \"d\ne\"", ["a", "b\nc", "d\ne"]),
-    ("a x[0] y?z {b,c} [1,2] a=b +c={d:1} !x ^y %z", ["a", "x[0]", "y?z", "{b,c}", "[1,2]", "a=b", "+c={d:1}", "!x", "^y", "%z"]),
+    ("a x[0] y?z {b,c} [1,2] a=b +c={d:1} !x ^y %z", ["a", "x[0]", "y?z", "{b,c}", "[1,2]", "a=b", "+c={d:1}", "!x",
+        "^y", "%z"]),
     ("a s3://b/c?d=1 é 日本 a\u00a0b", ["a", "s3://b/c?d=1", "é", "日本", "a\u00a0b"]),
     ("a -- -x --y=z", ["a", "--", "-x", "--y=z"]),
     ("a \r", ["a", "\r"]),
@@ -112,12 +113,18 @@ def test_empty_lines_around_a_command(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("a | b", "'|'"), ("a || b", "'||'"), ("a && b", "'&&'"), ("a & b", "'&'"), ("a &", "'&'"), ("a > b", "'>'"), ("a>b", "'>'"),
-        ("a >> b", "'>>'"), ("a 2>&1", "'>'"), ("a < b", "'<'"), ("a ; b", "';'"), ("a;", "';'"), ("a $HOME", "'$'"), ("a ${HOME}", "'$'"),
-        ("a $(b)", "'$'"), ("a $1", "'$'"), ("a $?", "'$'"), ("a $$", "'$'"), ("a $@", "'$'"), ('a "$HOME"', "'$'"), ('a "x ${HOME}"', "'$'"),
-        ("a `b`", "'`'"), ('a "`b`"', "'`'"), ("a\nb", "a line break"), ("a '\nb' c\nd", "a line break"), ("a *.csv", "'*'"), ("a x/*", "'*'"),
-        ("a ~/x", "'~'"), ("~/x", "'~'"), ("a # b", "'#', a comment,"), ("# b", "'#', a comment,"), ("(a)", "'('"), ("a b)", "')'"),
-        ("a $${{params.a}}", "'$'"), ("a 'x'|b", "'|'"), ('a "x"|b', "'|'"), ("a '' | b", "'|'"), ("A=1 b", "'A=' before the program"), (" A_b1='x y' b", "'A_b1=' before the program"),
+        ("a | b", "'|'"), ("a || b", "'||'"), ("a && b", "'&&'"), ("a & b", "'&'"), ("a &", "'&'"), ("a > b", "'>'"),
+        ("a>b", "'>'"),
+        ("a >> b", "'>>'"), ("a 2>&1", "'>'"), ("a < b", "'<'"), ("a ; b", "';'"), ("a;", "';'"), ("a $HOME", "'$'"),
+        ("a ${HOME}", "'$'"),
+        ("a $(b)", "'$'"), ("a $1", "'$'"), ("a $?", "'$'"), ("a $$", "'$'"), ("a $@", "'$'"), ('a "$HOME"', "'$'"),
+        ('a "x ${HOME}"', "'$'"),
+        ("a `b`", "'`'"), ('a "`b`"', "'`'"), ("a\nb", "a line break"), ("a '\nb' c\nd", "a line break"),
+        ("a *.csv", "'*'"), ("a x/*", "'*'"),
+        ("a ~/x", "'~'"), ("~/x", "'~'"), ("a # b", "'#', a comment,"), ("# b", "'#', a comment,"), ("(a)", "'('"),
+        ("a b)", "')'"),
+        ("a $${{params.a}}", "'$'"), ("a 'x'|b", "'|'"), ('a "x"|b', "'|'"), ("a '' | b", "'|'"),
+        ("A=1 b", "'A=' before the program"), (" A_b1='x y' b", "'A_b1=' before the program"),
     ],
 )  # fmt: skip
 def test_what_only_a_shell_could_do(line: str, what: str) -> None:
@@ -129,8 +136,10 @@ def test_what_only_a_shell_could_do(line: str, what: str) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("", "is empty"), ("  \n ", "is empty"), ("''", "is empty"), ([], "is empty"), ([""], "is empty"), ({"shell": " \n"}, "is empty"),
-        ("a 'b", 'no closing quotation in "a \'b"'), ('a "b', "no closing quotation in 'a \"b'"), ("a \\", r"nothing after the last backslash in 'a \\'"),
+        ("", "is empty"), ("  \n ", "is empty"), ("''", "is empty"), ([], "is empty"), ([""], "is empty"),
+        ({"shell": " \n"}, "is empty"),
+        ("a 'b", 'no closing quotation in "a \'b"'), ('a "b', "no closing quotation in 'a \"b'"),
+        ("a \\", r"nothing after the last backslash in 'a \\'"),
         ("a ${{params.}}", "bad placeholder '${{params.}}'"), ("a ${{ param.x }}", "bad placeholder '${{ param.x }}'"),
         ("a ${{lr}}", "bad placeholder '${{lr}}'"), ("a ${{}}", "bad placeholder '${{}}'"), ("a ${{", "bad placeholder '${{'"),
         ("a ${{params.x}", "bad placeholder '${{params.x}'"), ("a ${{params.x y}}", "bad placeholder '${{params.x y}}'"),
@@ -158,7 +167,8 @@ def test_a_secret_as_a_placeholder_is_told_where_it_is() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("a ${{params.lr}}", ["a", "<lr>"]), ("a ${{ params.lr }}", ["a", "<lr>"]), ("a --x=${{  inputs.my-data}}/f", ["a", "--x=<my-data>/f"]),
+        ("a ${{params.lr}}", ["a", "<lr>"]), ("a ${{ params.lr }}", ["a", "<lr>"]),
+        ("a --x=${{  inputs.my-data}}/f", ["a", "--x=<my-data>/f"]),
         ("a '${{params.lr}}'", ["a", "<lr>"]), ('a "x ${{ outputs.model }}"', ["a", "x <model>"]), ("${{params.p}}", ["<p>"]),
         ("a ${{params.a}}${{params.b}}", ["a", "<a><b>"]), ("a {{params.a}} {params.a}", ["a", "{{params.a}}", "{params.a}"]),
         ("a \\\n ${{\tparams.a\t}}", ["a", "<a>"]), (["a b", "${{params.a}} c", 1, 0.1], ["a b", "<a> c", "1", "0.1"]),
@@ -198,9 +208,14 @@ def test_any_line_is_words_or_a_value_error(line: str) -> None:
         assert str(reason)
 
 
-@pytest.mark.parametrize("line", ["a " + "é" * 1_000_000, "a " + "b " * 500_000, 'a "' + "\\$" * 500_000 + '"', "a '" + "x" * 1_000_000,
-                                  'a "' + "${{params.x}}" * 50_000, "a " + "${{" * 300_000, "a" + " \n" * 500_000 + "b"],
-                         ids=["one word", "many words", "escapes", "open", "open with placeholders", "bad placeholders", "empty lines"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a " + "é" * 1_000_000, "a " + "b " * 500_000, 'a "' + "\\$" * 500_000 + '"', "a '" + "x" * 1_000_000,
+        'a "' + "${{params.x}}" * 50_000, "a " + "${{" * 300_000, "a" + " \n" * 500_000 + "b",
+    ],
+    ids=["one word", "many words", "escapes", "open", "open with placeholders", "bad placeholders", "empty lines"],
+)  # fmt: skip
 def test_a_long_line_takes_no_long_time(line: str) -> None:
     start = time.monotonic()
     try:
@@ -213,7 +228,8 @@ def test_a_long_line_takes_no_long_time(line: str) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ("a b", "a b"), (1, "1"), (10**30, "1" + "0" * 30), (0.1, "0.1"), (1e-5, "1e-05"), (1.0, "1.0"), (True, "true"), (None, "null"),
+        ("a b", "a b"), (1, "1"), (10**30, "1" + "0" * 30), (0.1, "0.1"), (1e-5, "1e-05"), (1.0, "1.0"), (True, "true"),
+        (None, "null"),
         (["é", 1], '["é",1]'), ({"a": {"b": 1}}, '{"a":{"b":1}}'),
     ],
 )  # fmt: skip

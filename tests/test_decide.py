@@ -40,14 +40,17 @@ TABLE: dict[str, Row] = {
     "failed, and never started (its submitter died)": (
         lambda state, reason, left: state is FAILED and reason is Reason.ABANDONED, lambda again: Action.SUBMIT),
     "failed for a reason with budget left in the job's `retry`": (
-        lambda state, reason, left: state is FAILED and reason is not Reason.ABANDONED and left > 0, lambda again: Action.SUBMIT),
+        lambda state, reason, left: state is FAILED and reason is not Reason.ABANDONED and left > 0,
+            lambda again: Action.SUBMIT),
     "failed for another reason, or without budget": (
         lambda state, reason, left: state is FAILED and reason is not Reason.ABANDONED and left <= 0,
         lambda again: Action.SUBMIT if again else Action.REPORT),
-    "cancelled": (lambda state, reason, left: state is State.CANCELLED, lambda again: Action.SUBMIT if again else Action.REPORT),
+    "cancelled": (lambda state, reason, left: state is State.CANCELLED,
+        lambda again: Action.SUBMIT if again else Action.REPORT),
 }  # fmt: skip
 WORDS = {
-    "submit attempt 0": {Action.SUBMIT}, "adopt it": {Action.ADOPT}, "wait for its end, then decide again; never adopt it": {Action.WAIT},
+    "submit attempt 0": {Action.SUBMIT}, "adopt it": {Action.ADOPT},
+        "wait for its end, then decide again; never adopt it": {Action.WAIT},
     "submit the next": {Action.SUBMIT}, "report it; asked to try again: submit the next": {Action.REPORT, Action.SUBMIT},
 }  # fmt: skip
 
@@ -161,7 +164,8 @@ def test_a_run_is_its_url(backend: str, account: str, scope: str, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "local:", "local://", "local://h", "local://h/", "local://h/n", "Local://h/s/n", "1a://h/s/n", "local://h/s/n?x", "local://h/s/n#x",
+    "text", ["", "x", "local:", "local://", "local://h", "local://h/", "local://h/n", "Local://h/s/n", "1a://h/s/n",
+        "local://h/s/n?x", "local://h/s/n#x",
              "local://h/s/", " local://h/s/n", "file:///x\n"],
 )  # fmt: skip
 def test_what_is_no_url(text: str) -> None:
@@ -195,7 +199,8 @@ def test_what_is_no_stamp(text: str) -> None:
 @pytest.mark.parametrize(
     ("one", "other", "differs"),
     [
-        ("", "", []), ("a=1 b=2", "a=1 b=2", []), ("b=2 a=1", "a=1 b=2", []), ("a=1 b=2", "a=1 b=3", ["b"]), ("a=1", "a=1 c=3", ["c"]),
+        ("", "", []), ("a=1 b=2", "a=1 b=2", []), ("b=2 a=1", "a=1 b=2", []), ("a=1 b=2", "a=1 b=3", ["b"]),
+        ("a=1", "a=1 c=3", ["c"]),
         ("a=1 b=2", "a=2 c=3", ["a", "b", "c"]), ("a=1 cut", "a=1", ["cut"]),
     ],
 )  # fmt: skip
@@ -205,7 +210,12 @@ def test_differs(one: str, other: str, differs: list[str]) -> None:
 
 def test_states_and_reasons() -> None:
     assert {state for state in State if state.terminal} == {State.SUCCEEDED, State.FAILED, State.CANCELLED}
-    assert {one for one in Reason if one.retryable} == {Reason.PREEMPTED, Reason.NO_CAPACITY, Reason.INFRA, Reason.ABANDONED}
+    assert {one for one in Reason if one.retryable} == {
+        Reason.PREEMPTED,
+        Reason.NO_CAPACITY,
+        Reason.INFRA,
+        Reason.ABANDONED,
+    }
 
 
 def test_plain_data_is_json() -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlctl import jobfile
+from mlctl import jobfile, units
 from mlctl.document import schema_text
 from mlctl.errors import InvalidJob, MlctlError
 from mlctl.job import KINDS, Accelerators, Distribution, Input, Job, Output, Param, Resources
@@ -53,30 +53,39 @@ def refused(folder: Path, text: str, **given: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "field", "value"),
     [
-        ("kind: process", "kind", KINDS["process"]), ("kind: batch-inference", "kind", KINDS["batch-inference"]), ("name: a", "name", "a"),
+        ("kind: process", "kind", KINDS["process"]), ("kind: batch-inference", "kind", KINDS["batch-inference"]),
+        ("name: a", "name", "a"),
         ("name: 9-b", "name", "9-b"), (f"name: {'a' * 63}", "name", "a" * 63), ("description: 'x: y'", "description", "x: y"),
         ("code: .", "code", Path("HERE")), ("code: ..", "code", Path("HERE/..")), ("code: /a/b", "code", Path("/a/b")),
-        ("image: repo/i:t@sha256:0", "image", "repo/i:t@sha256:0"), ('python: "3.11"', "python", "3.11"), ("python: '3.9'", "python", "3.9"),
+        ("image: repo/i:t@sha256:0", "image", "repo/i:t@sha256:0"), ('python: "3.11"', "python", "3.11"),
+        ("python: '3.9'", "python", "3.9"),
         ("requirements: r.txt", "requirements", Path("HERE/r.txt")), ("requirements: [a==1, b]", "requirements", ("a==1", "b")),
         ("requirements: []", "requirements", ()), ("command: [run, 1, 0.5, a b]", "command.argv", ("run", "1", "0.5", "a b")),
-        ("command: {shell: a | b}", "command.script", "a | b"), ("params: {}", "params", {}),
+        ("command: [run, '']", "command.argv", ("run", "")), ("command: {shell: a | b}", "command.script", "a | b"),
+        ("params: {}", "params", {}),
         ("params: {a: 1, b: 1.5, c: no, d: [1], e: true}", "params", {
-            "a": Param("integer", 1), "b": Param("number", 1.5), "c": Param("string", "no"), "d": Param("array", [1]), "e": Param("boolean", True)}),
-        ("params: {a: {type: integer, default: 2, minimum: 1, maximum: 3, enum: [1, 2], description: d}}", "params",
-            {"a": Param("integer", 2, 1, 3, (1, 2), "d")}),
+            "a": Param("integer", 1), "b": Param("number", 1.5), "c": Param("string", "no"), "d": Param("array", [1]),
+            "e": Param("boolean", True)}),
+        ("params: {a: {type: integer, default: 2, minimum: 1, maximum: 3, enum: [1, 2], description: d}, "
+            "b: {type: integer, default: 2, minimum: 2, maximum: 2}}",
+            "params",
+            {"a": Param("integer", 2, 1, 3, (1, 2), "d"), "b": Param("integer", 2, 2, 2)}),
         ("params: {a: {type: number, default: 2}, b: {type: object, default: {c: 1}}, c: {type: string}}", "params",
             {"a": Param("number", 2.0), "b": Param("object", {"c": 1}), "c": Param("string")}),
         ("inputs: {a: s3://b/c, b: data/x.csv, c: {}, d: {uri: /d, type: dataset, mode: mount}}", "inputs", {
             "a": Input("s3://b/c"), "b": Input("HERE/data/x.csv"), "c": Input(), "d": Input("/d", "dataset", "mount")}),
         ("outputs: {a: {}, b: ~, c: /c, d: {uri: gs://d, type: metrics, mode: upload}}", "outputs", {
-            "a": Output("model"), "b": Output("model"), "c": Output("model", "/c"), "d": Output("metrics", "gs://d", "upload")}),
+            "a": Output("model"), "b": Output("model"), "c": Output("model", "/c"),
+            "d": Output("metrics", "gs://d", "upload")}),
         ("env: {A: x, b_1: 1, C: 0.5, D: true, E: '${{params.p}} $HOME'}\nparams: {p: 1}", "env",
             {"A": "x", "b_1": "1", "C": "0.5", "D": "true", "E": "${{params.p}} $HOME"}),
         ("secrets: [HF_TOKEN, b]", "secrets", ("HF_TOKEN", "b")), ("resources: {}", "resources", Resources()),
-        ("resources: {cpu: 4}", "resources.cpu", 4.0), ("resources: {cpu: 500m}", "resources.cpu", 0.5), ("resources: {cpu: '1.5'}", "resources.cpu", 1.5),
+        ("resources: {cpu: 4}", "resources.cpu", 4.0), ("resources: {cpu: 500m}", "resources.cpu", 0.5),
+        ("resources: {cpu: '1.5'}", "resources.cpu", 1.5),
         ("resources: {memory: 16Gi}", "resources.memory", 16 << 30), ("resources: {memory: 1.5k}", "resources.memory", 1500),
         ("resources: {memory: 1024}", "resources.memory", 1024), ("resources: {disk: 1Ti}", "resources.disk", 1 << 40),
-        ("resources: {shm: 64M}", "resources.shm", 64_000_000), ("resources: {accelerators: A10G}", "resources.accelerators", Accelerators("A10G", 1)),
+        ("resources: {shm: 64M}", "resources.shm", 64_000_000),
+        ("resources: {accelerators: A10G}", "resources.accelerators", Accelerators("A10G", 1)),
         ("resources: {accelerators: 'TPU-v4:8'}", "resources.accelerators", Accelerators("TPU-v4", 8)),
         ("resources: {accelerators: {name: H100, count: 2}}", "resources.accelerators", Accelerators("H100", 2)),
         ("resources: {spot: true, nodes: 2}", "resources", Resources(spot=True, nodes=2)),
@@ -85,7 +94,8 @@ def refused(folder: Path, text: str, **given: Any) -> str:
         ("timeout: 1d2h3m4s", "timeout", 93784), ("timeout: 90", "timeout", 90), ("queue_timeout: 30m", "queue_timeout", 1800),
         ("retry: {error: 0, oom: 1, preempted: 2, no_capacity: 3, quota: 4, image: 5, timeout: 6, infra: 100}", "retry",
             {"error": 0, "oom": 1, "preempted": 2, "no_capacity": 3, "quota": 4, "image": 5, "timeout": 6, "infra": 100}),
-        ("labels: {team: growth, a.b: '', c: '1'}", "labels", {"team": "growth", "a.b": "", "c": "1"}), ("tags: [a, b c]", "tags", ("a", "b c")),
+        ("labels: {team: growth, a.b: '', c: '1'}", "labels", {"team": "growth", "a.b": "", "c": "1"}),
+        ("tags: [a, b c]", "tags", ("a", "b c")),
         ("platforms: {sagemaker: {x: [1]}, local: {}}", "platforms", {"sagemaker": {"x": [1]}, "local": {}}),
     ],
 )  # fmt: skip
@@ -107,7 +117,10 @@ def test_a_field_and_its_value(tmp_path: Path, text: str, field: str, value: Any
 
 def test_every_field_was_tried() -> None:
     properties = json.loads(schema_text("job"))["properties"]
-    for test, names in ((test_a_field_and_its_value, set(properties)), (test_a_field_and_what_it_refuses, set(properties))):
+    for test, names in (
+        (test_a_field_and_its_value, set(properties)),
+        (test_a_field_and_what_it_refuses, set(properties)),
+    ):
         cases = next(mark for mark in test.pytestmark if mark.name == "parametrize").args[1]  # type: ignore[attr-defined]
         assert names <= {case[0].split(":")[0] for case in cases}
     assert properties["kind"]["enum"] == list(KINDS)
@@ -119,33 +132,51 @@ def test_every_field_was_tried() -> None:
         ("kind: training", "kind: got 'training', expected process, train or batch-inference; did you mean 'train'?"),
         ("kind: 1", "kind: got 1, expected process, train or batch-inference"),
         ("name: Abc", "name: got 'Abc', expected lower-case letters, digits and '-', at most 63, such as churn-train"),
-        ("name: a-", "name: got 'a-', expected lower-case letters"), ("name: -a", "name: got '-a', expected lower-case"), ("name: ''", "name: got '', "),
-        ('name: "abc\\n"', r"name: got 'abc\n', expected lower-case letters"), (f"name: {'a' * 64}", "name: got 'aaaa"), ("name: a_b", "name: got 'a_b'"),
-        ("name: 12", "name: got 12, expected lower-case letters"), ("name: no", None), ("name: ~", "name: got nothing, expected lower-case letters"),
-        ("description: [a]", "description: got ['a'], expected a string"), ("code: ''", "code: got '', expected at least 1 character"),
+        ("name: a-", "name: got 'a-', expected lower-case letters"),
+        ("name: -a", "name: got '-a', expected lower-case"), ("name: ''", "name: got '', "),
+        ('name: "abc\\n"', r"name: got 'abc\n', expected lower-case letters"), (f"name: {'a' * 64}", "name: got 'aaaa"),
+        ("name: a_b", "name: got 'a_b'"),
+        ("name: 12", "name: got 12, expected lower-case letters"), ("name: no", None),
+        ("name: ~", "name: got nothing, expected lower-case letters"),
+        ("description: [a]", "description: got ['a'], expected a string"),
+        ("code: ''", "code: got '', expected at least 1 character"),
         ("code: {a: b}", "code: got {'a': 'b'}, expected a string"), ("image: 5", "image: got 5, expected a string"),
         ("image: i\npython: '3.11'", "python: is the image's to bring; leave out image: or this"),
         ("image: i\nrequirements: [a]", "requirements: is the image's to bring; leave out image: or this"),
-        ("python: 3.11", 'python: got 3.11, expected a quoted version such as "3.11"'), ("python: '2.7'", "python: got '2.7', expected a quoted"),
+        ("python: 3.11", 'python: got 3.11, expected a quoted version such as "3.11"'),
+        ("python: '2.7'", "python: got '2.7', expected a quoted"),
         ("python: '3.11.2'", "python: got '3.11.2', expected"), ('python: "3.11\\n"', r"python: got '3.11\n', expected"),
         ("requirements: {a: b}", "requirements: got {'a': 'b'}, expected a requirements file, or a list of requirements"),
-        ("requirements: [1]", "requirements[0]: got 1, expected a string"), ("requirements: ''", "requirements: got '', expected a requirements file"),
-        ("command: ~", "command: got nothing, expected a string, a list of words, or {shell: script}"), ("command: ''", "command: got ''"),
-        ("command: []", "command: got [], expected a string, a list of words"), ("command: a | b", "command: '|' needs a shell, and none runs; write"),
-        ("command: [a, [b]]", "command[1]: got ['b'], expected a word; quote it"), ("command: [a, true]", "command[1]: got true, expected a word; quote it"),
-        ("command: [a, ~]", "command[1]: got nothing, expected a word"), ("command: {shel: a}", "command.shel: unknown field; did you mean 'shell'? (and 1 more)"),
-        ("command: {shell: a, args: b}", "command.args: unknown field; expected shell"), ("command: {shell: ''}", "command.shell: got '', expected at least 1 character"),
-        ("command: a ${{params.lr}}\nparams: {rl: 1}", "command: ${{params.lr}} names nothing that the job declares; it declares rl"),
-        ("command: a ${{params.epoch}}\nparams: {epochs: 1}", "command: ${{params.epoch}} names nothing that the job declares; did you mean 'epochs'?"),
+        ("requirements: [1]", "requirements[0]: got 1, expected a string"),
+        ("requirements: ''", "requirements: got '', expected a requirements file"),
+        ("command: ~", "command: got nothing, expected a string, a list of words, or {shell: script}"),
+        ("command: ''", "command: got ''"),
+        ("command: []", "command: got [], expected a string, a list of words"),
+        ("command: a | b", "command: '|' needs a shell, and none runs; write"),
+        ("command: [a, [b]]", "command[1]: got ['b'], expected a word; quote it"),
+        ("command: [a, true]", "command[1]: got true, expected a word; quote it"),
+        ("command: [a, ~]", "command[1]: got nothing, expected a word"),
+        ("command: {shel: a}", "command.shel: unknown field; did you mean 'shell'? (and 1 more)"),
+        ("command: {shell: a, args: b}", "command.args: unknown field; expected shell"),
+        ("command: {shell: ''}", "command.shell: got '', expected at least 1 character"),
+        ("command: a ${{params.lr}}\nparams: {rl: 1}",
+            "command: ${{params.lr}} names nothing that the job declares; it declares rl"),
+        ("command: a ${{params.epoch}}\nparams: {epochs: 1}",
+            "command: ${{params.epoch}} names nothing that the job declares; did you mean 'epochs'?"),
         ("command: a ${{inputs.x}}", "command: ${{inputs.x}} names nothing that the job declares; it has no inputs:"),
-        ("command: [a, b, '${{outputs.x}}']", "command[2]: ${{outputs.x}} names nothing that the job declares; it has no outputs:"),
-        ("command: a ${{param.x}}", "command: bad placeholder '${{param.x}}', expected"), ("command: {shell: 'a ${{params.x}}'}", "command: a script has no placeholders"),
+        ("command: [a, b, '${{outputs.x}}']",
+            "command[2]: ${{outputs.x}} names nothing that the job declares; it has no outputs:"),
+        ("command: a ${{param.x}}", "command: bad placeholder '${{param.x}}', expected"),
+        ("command: {shell: 'a ${{params.x}}'}", "command: a script has no placeholders"),
         ("params: [a]", "params: got ['a'], expected a mapping"), ("params:", "params: got nothing, expected a mapping"),
         ("params: {1a: 1}", "params.1a: got '1a', expected a name of letters, digits, '_' and '-', a letter first, at most 63"),
-        ('params: {"a\\n": 1}', r"params.a\n: got 'a\n', expected a name"), (f"params: {{{'a' * 64}: 1}}", f"params.{'a' * 64}: got 'aaa"),
+        ('params: {"a\\n": 1}', r"params.a\n: got 'a\n', expected a name"),
+        (f"params: {{{'a' * 64}: 1}}", f"params.{'a' * 64}: got 'aaa"),
         ("params: {a: ~}", "params.a: got nothing; give a default, or {type: string} for one that must be given"),
-        ("params: {a: {}}", "params.a: type is missing: the type of its value: string, integer, number, boolean, array or object"),
-        ("params: {a: {type: int}}", "params.a.type: got 'int', expected string, integer, number, boolean, array or object; did you mean 'integer'?"),
+        ("params: {a: {}}",
+            "params.a: type is missing: the type of its value: string, integer, number, boolean, array or object"),
+        ("params: {a: {type: int}}",
+            "params.a.type: got 'int', expected string, integer, number, boolean, array or object; did you mean 'integer'?"),
         ("params: {a: {type: integer, min: 1}}", "params.a.min: unknown field; did you mean 'minimum'?"),
         ("params: {a: {type: integer, default: 1.5}}", "params.a: got 1.5, expected an integer"),
         ("params: {a: {type: integer, default: '1'}}", "params.a: got '1', expected an integer"),
@@ -162,56 +193,92 @@ def test_every_field_was_tried() -> None:
         ("params: {a: {type: string, enum: []}}", "params.a.enum: got [], expected at least 1 item"),
         ("params: {a: {type: string, enum: [a, 1]}}", "params.a.enum[1]: got 1, expected a string"),
         ("params: {a: {type: integer, minimum: 5, enum: [7, 1]}}", "params.a.enum[1]: got 1, expected at least 5"),
-        ("params: {a: {type: string, maximum: 3}}", "params.a.maximum: only an integer or a number has one, and this is of type string"),
+        ("params: {a: {type: string, maximum: 3}}",
+            "params.a.maximum: only an integer or a number has one, and this is of type string"),
         ("params: {a: {type: integer, minimum: 3, maximum: 2}}", "params.a.minimum: got 3, expected at most the maximum, 2"),
         ("params: {a: {type: integer, minimum: low}}", "params.a.minimum: got 'low', expected a number"),
         ("inputs: {a: ~}", "inputs.a: got nothing, expected a path or URI, or a mapping of uri, type and mode"),
         ("inputs: {a: ''}", "inputs.a: got ''"), ("inputs: {a: [b]}", "inputs.a: got ['b'], expected a path or URI"),
-        ("inputs: {a: {url: b}}", "inputs.a.url: unknown field; did you mean 'uri'?"), ("inputs: {a: {uri: ''}}", "inputs.a.uri: got '', expected at least 1 character"),
-        ("inputs: {a: {type: data}}", "inputs.a.type: got 'data', expected artifact, dataset, model or metrics; did you mean 'dataset'?"),
+        ("inputs: {a: {url: b}}", "inputs.a.url: unknown field; did you mean 'uri'?"),
+        ("inputs: {a: {uri: ''}}", "inputs.a.uri: got '', expected at least 1 character"),
+        ("inputs: {a: {type: data}}",
+            "inputs.a.type: got 'data', expected artifact, dataset, model or metrics; did you mean 'dataset'?"),
         ("inputs: {a: {mode: upload}}", "inputs.a.mode: got 'upload', expected download or mount"),
         ("inputs: {a b: c}", "inputs.a b: got 'a b', expected a name"),
         ("inputs: {a-b: x, a_b: y}", "inputs.a_b: and a-b would both be MLCTL_INPUT_A_B inside the job; rename one"),
         ("inputs: {train: x, TRAIN: y}", "inputs.TRAIN: and train would both be MLCTL_INPUT_TRAIN inside the job; rename one"),
         ("outputs: {m-1: {}, M_1: {}}", "outputs.M_1: and m-1 would both be MLCTL_OUTPUT_M_1 inside the job; rename one"),
-        ("outputs: [a]", "outputs: got ['a'], expected a mapping"), ("outputs: {a: {mode: download}}", "outputs.a.mode: got 'download', expected upload or mount"),
-        ("outputs: {a: 1}", "outputs.a: got 1, expected a path or URI"), ("outputs: {.a: {}}", "outputs..a: got '.a', expected a name"),
-        ("env: {A: ~}", "env.A: got nothing, expected a string; a list or mapping belongs in params:"), ("env: {A: [1]}", "env.A: got [1], expected a string"),
-        ("env: {A-B: c}", "env.A-B: got 'A-B', expected a variable's name"), ("env: {1A: c}", "env.1A: got '1A', expected a variable's name"),
-        ("env: {MLCTL_RUN: c}", "env.MLCTL_RUN: got 'MLCTL_RUN', expected a variable's name: letters, digits and '_', not starting with MLCTL_, which the contract"),
+        ("outputs: [a]", "outputs: got ['a'], expected a mapping"),
+        ("outputs: {a: {mode: download}}", "outputs.a.mode: got 'download', expected upload or mount"),
+        ("outputs: {a: 1}", "outputs.a: got 1, expected a path or URI"),
+        ("outputs: {.a: {}}", "outputs..a: got '.a', expected a name"),
+        ("env: {A: ~}", "env.A: got nothing, expected a string; a list or mapping belongs in params:"),
+        ("env: {A: [1]}", "env.A: got [1], expected a string"),
+        ("env: {A-B: c}", "env.A-B: got 'A-B', expected a variable's name"),
+        ("env: {1A: c}", "env.1A: got '1A', expected a variable's name"),
+        ("env: {MLCTL_RUN: c}",
+            "env.MLCTL_RUN: got 'MLCTL_RUN', expected a variable's name: letters, digits and '_', not starting with MLCTL_, which"),
         ("env: {A: '${{params.x}}'}", "env.A: ${{params.x}} names nothing that the job declares; it has no params:"),
         ("env: {A: '${{secrets.x}}'}", "env.A: bad placeholder '${{secrets.x}}', expected"),
         ("env: {T: a}\nsecrets: [T]", "env.T: is a secret too; leave it out of env: or of secrets:"),
-        ("secrets: {T: a}", "secrets: got {'T': 'a'}, expected a list of names, each once"), ("secrets: [T, T]", "secrets: got ['T', 'T'], expected a list of names"),
-        ("secrets: [MLCTL_T]", "secrets[0]: got 'MLCTL_T', expected a variable's name"), ("secrets: [a-b]", "secrets[0]: got 'a-b', expected a variable's name"),
-        ("resources: 4", "resources: got 4, expected a mapping"), ("resources: {gpu: 1}", "resources.gpu: unknown field; did you mean 'cpu'?"),
-        ("resources: {cpu: 0}", "resources.cpu: got 0, expected cores such as 4, 0.5 or 500m"), ("resources: {cpu: 0m}", "resources.cpu: got '0m', expected more than"),
-        ("resources: {cpu: -1}", "resources.cpu: got -1, expected cores"), ("resources: {cpu: two}", "resources.cpu: got 'two', expected cores"),
-        (f"resources: {{cpu: '{'9' * 400}'}}", "resources.cpu: got '9999"), ("resources: {memory: 16GB}", "resources.memory: got '16GB', expected a quantity such as 16Gi"),
-        ("resources: {memory: 1.5}", "resources.memory: got 1.5, expected a quantity such as 16Gi, or bytes"), ("resources: {memory: 0}", "resources.memory: got 0"),
-        ("resources: {memory: 0Gi}", "resources.memory: got '0Gi', expected from one byte to 2^60"), ("resources: {memory: '0.1'}", "resources.memory: got '0.1'"),
-        (f"resources: {{memory: {'9' * 400}Gi}}", "resources.memory: got '9999"), ("resources: {disk: big}", "resources.disk: got 'big', expected a quantity such as 50Gi"),
+        ("secrets: {T: a}", "secrets: got {'T': 'a'}, expected a list of names, each once"),
+        ("secrets: [T, T]", "secrets: got ['T', 'T'], expected a list of names"),
+        ("secrets: [MLCTL_T]", "secrets[0]: got 'MLCTL_T', expected a variable's name"),
+        ("secrets: [a-b]", "secrets[0]: got 'a-b', expected a variable's name"),
+        ("resources: 4", "resources: got 4, expected a mapping"),
+        ("resources: {gpu: 1}", "resources.gpu: unknown field; did you mean 'cpu'?"),
+        ("resources: {cpu: 0}", "resources.cpu: got 0, expected cores such as 4, 0.5 or 500m"),
+        ("resources: {cpu: 0m}", "resources.cpu: got '0m', expected more than"),
+        ("resources: {cpu: -1}", "resources.cpu: got -1, expected cores"),
+        ("resources: {cpu: two}", "resources.cpu: got 'two', expected cores"),
+        (f"resources: {{cpu: '{'9' * 400}'}}", "resources.cpu: got '9999"),
+        ("resources: {memory: 16GB}", "resources.memory: got '16GB', expected a quantity such as 16Gi"),
+        ("resources: {memory: 1.5}", "resources.memory: got 1.5, expected a quantity such as 16Gi, or bytes"),
+        ("resources: {memory: 0}", "resources.memory: got 0"),
+        ("resources: {memory: 0Gi}", "resources.memory: got '0Gi', expected from one byte to 2^60"),
+        ("resources: {memory: '0.1'}", "resources.memory: got '0.1'"),
+        (f"resources: {{memory: {'9' * 400}Gi}}", "resources.memory: got '9999"),
+        ("resources: {disk: big}", "resources.disk: got 'big', expected a quantity such as 50Gi"),
         ("resources: {shm: -1Gi}", "resources.shm: got '-1Gi', expected a quantity"), ("resources: {accelerators: two}", None),
         ("resources: {accelerators: 2}", "resources.accelerators: got 2, expected NAME or NAME:COUNT, such as A10G:1"),
-        ("resources: {accelerators: 'A10G:0'}", "resources.accelerators: got 'A10G:0', expected NAME"), ("resources: {accelerators: {count: 1}}", "resources.accelerators: name is missing"),
-        (f"resources: {{accelerators: 'A:{'9' * 5000}'}}", "resources.accelerators: got 'A:999"), ("resources: {accelerators: {name: a, count: 0}}", "resources.accelerators.count: got 0, expected at least 1"),
-        ("resources: {spot: yes}", "resources.spot: got 'yes', expected true or false"), ("resources: {nodes: 0}", "resources.nodes: got 0, expected at least 1"),
-        ("resources: {nodes: 2.0}", "resources.nodes: got 2.0, expected a whole number"), ("resources: {nodes: x}", "resources.nodes: got 'x', expected a whole number"),
-        ("distribution: torchrun", "distribution: got 'torchrun', expected a mapping"), ("distribution: {}", "distribution: type is missing: torchrun, mpi, or env for"),
+        ("resources: {accelerators: 'A10G:0'}", "resources.accelerators: got 'A10G:0', expected NAME"),
+        ("resources: {accelerators: {count: 1}}", "resources.accelerators: name is missing"),
+        (f"resources: {{accelerators: 'A:{'9' * 5000}'}}", "resources.accelerators: got 'A:999"),
+        ("resources: {accelerators: {name: a, count: 0}}", "resources.accelerators.count: got 0, expected at least 1"),
+        ("resources: {spot: yes}", "resources.spot: got 'yes', expected true or false"),
+        ("resources: {nodes: 0}", "resources.nodes: got 0, expected at least 1"),
+        ("resources: {nodes: 2.0}", "resources.nodes: got 2.0, expected a whole number"),
+        ("resources: {nodes: x}", "resources.nodes: got 'x', expected a whole number"),
+        ("distribution: torchrun", "distribution: got 'torchrun', expected a mapping"),
+        ("distribution: {}", "distribution: type is missing: torchrun, mpi, or env for"),
         ("distribution: {type: ray}", "distribution.type: got 'ray', expected torchrun, mpi or env"),
         ("distribution: {type: mpi, processes_per_node: 0}", "distribution.processes_per_node: got 0, expected at least 1"),
-        ("timeout: 2 hours", "timeout: got '2 hours', expected a duration such as 2h, 1h30m, 90s, or whole seconds, at least 1"), ("timeout: 0", "timeout: got 0, expected"),
-        ("timeout: 0s", "timeout: got 0 seconds, expected from one second to a year"), ("timeout: 9999d", "timeout: got 863913600 seconds, expected from one"),
-        ("timeout: 1.5", "timeout: got 1.5, expected a duration"), ("timeout: 90.0", "timeout: got 90.0, expected a duration"), ("timeout: ''", "timeout: got ''"),
-        ("timeout: 1m1h", "timeout: got '1m1h', expected a duration"), (f"timeout: {'9' * 5000}s", "timeout: "), ("queue_timeout: soon", "queue_timeout: got 'soon', expected a duration"),
-        ("queue_timeout: 0m", "queue_timeout: got 0 seconds, expected from one"), ("retry: 3", "retry: got 3, expected a mapping"),
-        ("retry: {preemted: 1}", "retry.preemted: unknown field; did you mean 'preempted'?"), ("retry: {oom: -1}", "retry.oom: got -1, expected at least 0"),
-        ("retry: {oom: 101}", "retry.oom: got 101, expected at most 100"), ("retry: {infra: 1.0}", "retry.infra: got 1.0, expected a whole number"),
-        ("labels: {a: 1}", "labels.a: got 1, expected a label's value: letters, digits, '-', '_' and '.', at most 63; quote a number"), ("labels: [a]", "labels: got ['a']"),
-        ("labels: {a b: c}", "labels.a b: got 'a b', expected a label's name"), ("labels: {a: 'b c'}", "labels.a: got 'b c', expected a label's value"),
-        ('labels: {a: "b\\n"}', r"labels.a: got 'b\n', expected a label's value"), ("tags: a", "tags: got 'a', expected a list"),
-        ("tags: [a, a]", "tags: got ['a', 'a'], expected each once"), ("tags: ['']", "tags[0]: got '', expected at least 1 character"),
-        (f"tags: [{'a' * 64}]", "tags[0]: got 'aaa"), ("platforms: {SageMaker: {}}", "platforms.SageMaker: got 'SageMaker', expected a platform's name"),
+        ("timeout: 2 hours",
+            "timeout: got '2 hours', expected a duration such as 2h, 1h30m, 90s, or whole seconds, at least 1"),
+            ("timeout: 0", "timeout: got 0, expected"),
+        ("timeout: 0s", "timeout: got 0 seconds, expected from one second to a year"),
+        ("timeout: 9999d", "timeout: got 863913600 seconds, expected from one"),
+        ("timeout: 1.5", "timeout: got 1.5, expected a duration"),
+        ("timeout: 90.0", "timeout: got 90.0, expected a duration"), ("timeout: ''", "timeout: got ''"),
+        ("timeout: 1m1h", "timeout: got '1m1h', expected a duration"), (f"timeout: {'9' * 5000}s", "timeout: "),
+        ("queue_timeout: soon", "queue_timeout: got 'soon', expected a duration"),
+        ("queue_timeout: 0m", "queue_timeout: got 0 seconds, expected from one"),
+        ("retry: 3", "retry: got 3, expected a mapping"),
+        ("retry: {preemted: 1}", "retry.preemted: unknown field; did you mean 'preempted'?"),
+        ("retry: {oom: -1}", "retry.oom: got -1, expected at least 0"),
+        ("retry: {oom: 101}", "retry.oom: got 101, expected at most 100"),
+        ("retry: {infra: 1.0}", "retry.infra: got 1.0, expected a whole number"),
+        ("labels: {a: 1}",
+            "labels.a: got 1, expected a label's value: letters, digits, '-', '_' and '.', at most 63; quote a number"),
+            ("labels: [a]", "labels: got ['a']"),
+        ("labels: {a b: c}", "labels.a b: got 'a b', expected a label's name"),
+        ("labels: {a: 'b c'}", "labels.a: got 'b c', expected a label's value"),
+        ('labels: {a: "b\\n"}', r"labels.a: got 'b\n', expected a label's value"),
+        ("tags: a", "tags: got 'a', expected a list"),
+        ("tags: [a, a]", "tags: got ['a', 'a'], expected each once"),
+        ("tags: ['']", "tags[0]: got '', expected at least 1 character"),
+        (f"tags: [{'a' * 64}]", "tags[0]: got 'aaa"),
+        ("platforms: {SageMaker: {}}", "platforms.SageMaker: got 'SageMaker', expected a platform's name"),
         ("platforms: {sagemaker: 1}", "platforms.sagemaker: got 1, expected a mapping"),
     ],
 )  # fmt: skip
@@ -232,14 +299,19 @@ def test_a_field_and_what_it_refuses(tmp_path: Path, text: str, message: str | N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEAD + "\nresources:\n  cpu: 4\n  accelerators: 2 GPUs\n", "job.yaml:7: resources.accelerators: got '2 GPUs', expected NAME or NAME:COUNT, such as A10G:1"),
+        (HEAD + "\nresources:\n  cpu: 4\n  accelerators: 2 GPUs\n",
+            "job.yaml:7: resources.accelerators: got '2 GPUs', expected NAME or NAME:COUNT, such as A10G:1"),
         (HEAD + "tags:\n- a\n-\n", "job.yaml:6: tags[1]: got nothing, expected a string"),
-        ("name: x\ncomand: run\n", "job.yaml:1: kind is missing: what sort of job this is (and 2 more)"),
-        ("kind: train\nname: x\n", "job.yaml:1: command is missing: what to run: a string, split as a shell would, a list of words, or {shell: script}"),
+        ("name: x\ncomand: run\n", "job.yaml:2: comand: unknown field; did you mean 'command'? (and 2 more)"),
+        ("name: x\ncommand: run\n", "job.yaml:1: kind is missing: what sort of job this is"),
+        ("kind: train\nname: x\n",
+            "job.yaml:1: command is missing: what to run: a string, split as a shell would, a list of words, or {shell: script}"),
         (HEAD + "comand: a\nmemry: b\n", "job.yaml:4: comand: unknown field; did you mean 'command'?"),
         (HEAD + "labels: {a: b\n", "job.yaml:4: not YAML: "),
-        (HEAD + "zzz: 1", "job.yaml:4: zzz: unknown field; expected code, command, description, distribution, env, image, inputs, kind, labels, name, "),
-        (HEAD + "params:\n  lr: 0.1\n  bad name: 1\n", "job.yaml:6: params.bad name: got 'bad name', expected a name of letters"),
+        (HEAD + "zzz: 1",
+            "job.yaml:4: zzz: unknown field; expected code, command, description, distribution, env, image, inputs, kind, "),
+        (HEAD + "params:\n  lr: 0.1\n  bad name: 1\n",
+            "job.yaml:6: params.bad name: got 'bad name', expected a name of letters"),
         (HEAD + "defaults: &d {cpu: 0}\nresources: *d\n", "job.yaml:4: defaults: unknown field; expected code"),
         (HEAD + '"a\\nb": 1\n', r"job.yaml:4: a\nb: unknown field; expected "),
     ],
@@ -252,9 +324,10 @@ def test_where_it_is(tmp_path: Path, text: str, message: str) -> None:
     ("field", "where"),
     [
         *((field, "belongs in your orchestrator, which composes jobs (an Airflow DAG,") for field in (
-            "schedule", "cron", "depends_on", "needs", "upstream", "downstream", "steps", "stages", "tasks", "notifications", "notify",
+            "schedule", "cron", "depends_on", "needs", "upstream", "downstream", "steps", "stages", "tasks",
+                "notifications", "notify",
             "on_failure", "on_success", "triggers", "trigger", "dependencies")),
-        *((field, "is not the job's to say: targets and profiles stand in mlctl.yaml, or --target; what only one platform has, under platforms:")
+        *((field, "is not the job's to say: targets and profiles stand in mlctl.yaml, or --target; what only one")
           for field in ("target", "backend", "platform", "region", "role", "profile")),
     ],
 )  # fmt: skip
@@ -267,6 +340,43 @@ def test_the_output_of_each_kind_has_its_type() -> None:
     assert {kind: load(kind=kind, outputs={"o": {}}).outputs["o"].type for kind in KINDS} == {
         "process": "dataset", "train": "model", "batch-inference": "dataset",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("read", "value", "number"),
+    [
+        (units.quantity, "1", 1), (units.quantity, 2**60, 2**60), (units.quantity, "1Ti", 2**40),
+        (units.quantity, "0.5k", 500), (units.quantity, "2T", 2 * 10**12),
+        (units.cores, "1m", 0.001), (units.cores, 999_999, 999_999.0), (units.seconds, 1, 1),
+        (units.seconds, "366d", 366 * 86400), (units.seconds, "1m1s", 61),
+    ],
+)  # fmt: skip
+def test_units(read: Any, value: Any, number: float) -> None:
+    assert read(value) == number
+
+
+@pytest.mark.parametrize(
+    ("read", "value"),
+    [
+        (units.quantity, 0), (units.quantity, 2**60 + 2**10), (units.quantity, "1KB"), (units.quantity, "1ki"),
+        (units.quantity, " 1"), (units.quantity, "1\n"),
+        (units.cores, 10**6), (units.cores, "nan"), (units.cores, "inf"), (units.cores, ""), (units.cores, "m"),
+        (units.seconds, 366 * 86400 + 1), (units.seconds, 0),
+        (units.seconds, ""), (units.seconds, "h"), (units.seconds, "1h\n"), (units.seconds, "-1h"),
+    ],
+)  # fmt: skip
+def test_units_refused(read: Any, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"got .*, expected"):
+        read(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0.00s"), (9.994, "9.99s"), (10, "10s"), (59.4, "59s"), (60, "1m 0s"), (200, "3m 20s"), (3599, "59m 59s"),
+    (3600, "1h 0m"), (7500, "2h 5m"), (90000, "25h 0m")],
+)  # fmt: skip
+def test_shown_seconds(value: float, text: str) -> None:
+    assert units.shown_seconds(value) == text
 
 
 # --- mappings, and jobs again
@@ -293,8 +403,10 @@ def test_a_loaded_job_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({}, "job: kind is missing"), ({**BASE, "kind": "trian"}, "job: kind: got 'trian'"), ({**BASE, 1: 2}, "job: a field's name is a string"),
-        ({**BASE, "params": {"a": math.nan}}, "job: not plain data: "), ({**BASE, "params": {(1, 2): 3}}, "job: not plain data: "),
+        ({}, "job: kind is missing"), ({**BASE, "kind": "trian"}, "job: kind: got 'trian'"),
+        ({**BASE, 1: 2}, "job: a field's name is a string"),
+        ({**BASE, "params": {"a": math.nan}}, "job: not plain data: "),
+        ({**BASE, "params": {(1, 2): 3}}, "job: not plain data: "),
         ({**BASE, "params": {"a": math.inf}}, "job: not plain data: "),
     ],
 )  # fmt: skip
@@ -314,7 +426,8 @@ def test_a_mapping_that_holds_itself() -> None:
 def test_defaults_fill_what_the_job_leaves_out() -> None:
     job = jobfile.load(
         {**BASE, "env": {"A": "job"}, "resources": {"cpu": 1}, "timeout": "1h"},
-        defaults={"env": {"A": "d", "B": "d"}, "resources": {"cpu": 2, "memory": "1Gi"}, "timeout": "2h", "labels": {"team": "x"}, "retry": {"infra": 1}},
+        defaults={"env": {"A": "d", "B": "d"}, "resources": {"cpu": 2, "memory": "1Gi"}, "timeout": "2h",
+            "labels": {"team": "x"}, "retry": {"infra": 1}},
     )  # fmt: skip
     assert job.env == {"A": "job", "B": "d"}
     assert job.resources == Resources(cpu=1.0, memory=1 << 30)
@@ -339,8 +452,10 @@ def test_links(tmp_path: Path) -> None:
 
 
 PARAMS = {
-    "s": {"type": "string"}, "i": {"type": "integer"}, "n": {"type": "number"}, "b": {"type": "boolean"}, "a": {"type": "array"},
-    "o": {"type": "object"}, "low": {"type": "integer", "minimum": 1, "maximum": 9}, "one": {"type": "string", "enum": ["x", "y z"]},
+    "s": {"type": "string"}, "i": {"type": "integer"}, "n": {"type": "number"}, "b": {"type": "boolean"},
+        "a": {"type": "array"},
+    "o": {"type": "object"}, "low": {"type": "integer", "minimum": 1, "maximum": 9}, "one": {"type": "string",
+        "enum": ["x", "y z"]},
     "num": {"type": "number", "enum": [0.5, 1]}, "short": 1, "rate": 0.1, "flag": False, "word": "w", "list": [1],
 }  # fmt: skip
 
@@ -348,13 +463,20 @@ PARAMS = {
 @pytest.mark.parametrize(
     ("name", "given", "value"),
     [
-        ("s", "", ""), ("s", "  x ", "  x "), ("s", "1", "1"), ("s", "true", "true"), ("s", "é 日本\n", "é 日本\n"), ("s", 1, "1"), ("s", 0.5, "0.5"),
-        ("s", True, "true"), ("s", "null", "null"), ("i", "3", 3), ("i", "-3", -3), ("i", "+3", 3), ("i", "012", 12), ("i", "1e3", 1000), ("i", "3.0", 3), ("i", 3, 3),
-        ("i", 3.0, 3), ("i", "9" * 30, int("9" * 30)), ("i", 10**30, 10**30), ("i", "9007199254740993", 9007199254740993), ("i", " 3 ", 3),
-        ("n", "0.1", 0.1), ("n", "1", 1.0), ("n", 1, 1.0), ("n", ".5", 0.5), ("n", "1.", 1.0), ("n", "1e-3", 0.001), ("n", "-1E+2", -100.0), ("n", "00.5", 0.5),
-        ("b", "true", True), ("b", "False", False), ("b", "TRUE", True), ("b", True, True), ("a", "[1, \"x\"]", [1, "x"]), ("a", "[]", []), ("a", (1, 2), [1, 2]),
-        ("a", [{"x": None}], [{"x": None}]), ("o", '{"a": [1]}', {"a": [1]}), ("o", {"a": 1}, {"a": 1}), ("o", {"a": (1,)}, {"a": [1]}), ("low", "1", 1), ("low", 9, 9),
-        ("one", "y z", "y z"), ("num", "1", 1.0), ("num", "0.5", 0.5), ("short", "7", 7), ("rate", "1", 1.0), ("rate", 1, 1.0), ("flag", "true", True), ("word", "1", "1"),
+        ("s", "", ""), ("s", "  x ", "  x "), ("s", "1", "1"), ("s", "true", "true"), ("s", "é 日本\n", "é 日本\n"),
+        ("s", 1, "1"), ("s", 0.5, "0.5"),
+        ("s", True, "true"), ("s", "null", "null"), ("i", "3", 3), ("i", "-3", -3), ("i", "+3", 3), ("i", "012", 12),
+        ("i", "1e3", 1000), ("i", "3.0", 3), ("i", 3, 3),
+        ("i", 3.0, 3), ("i", "9" * 30, int("9" * 30)), ("i", 10**30, 10**30),
+        ("i", "9007199254740993", 9007199254740993), ("i", " 3 ", 3),
+        ("n", "0.1", 0.1), ("n", "1", 1.0), ("n", 1, 1.0), ("n", ".5", 0.5), ("n", "1.", 1.0), ("n", "1e-3", 0.001),
+        ("n", "-1E+2", -100.0), ("n", "00.5", 0.5),
+        ("b", "true", True), ("b", "False", False), ("b", "TRUE", True), ("b", True, True),
+        ("a", "[1, \"x\"]", [1, "x"]), ("a", "[]", []), ("a", (1, 2), [1, 2]),
+        ("a", [{"x": None}], [{"x": None}]), ("o", '{"a": [1]}', {"a": [1]}), ("o", {"a": 1}, {"a": 1}),
+        ("o", {"a": (1,)}, {"a": [1]}), ("low", "1", 1), ("low", 9, 9),
+        ("one", "y z", "y z"), ("num", "1", 1.0), ("num", "0.5", 0.5), ("short", "7", 7), ("rate", "1", 1.0),
+        ("rate", 1, 1.0), ("flag", "true", True), ("word", "1", "1"),
         ("list", "[2]", [2]),
     ],
 )  # fmt: skip
@@ -366,19 +488,32 @@ def test_a_parameter_given(name: str, given: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("i", "1.5", "got '1.5', expected an integer"), ("i", "", "got '', expected an integer"), ("i", "x", "got 'x', expected an integer"), ("i", "true", "got 'true', expected an integer"),
-        ("i", True, "got true, expected an integer"), ("i", "1_000", "got '1_000', expected an integer"), ("i", "0x1f", "got '0x1f', expected"), ("i", None, "got nothing, expected"),
-        ("i", "1e30", "got '1e30', expected an integer"), ("i", 1e30, "got 1e+30, expected an integer"), ("i", "9" * 5000, "got '999"), ("i", [1], "got [1], expected an integer"),
-        ("i", "1e999", "got '1e999', expected an integer"), ("n", "nan", "got 'nan', expected a number"), ("n", "NaN", "got 'NaN', expected a number"),
-        ("n", "Infinity", "got 'Infinity', expected a number"), ("n", "1e999", "got '1e999', expected a number"), ("n", math.nan, "got nan, expected a number"),
-        ("n", math.inf, "got inf, expected a number"), ("n", 10**400, "got 1000"), ("n", "1" + "0" * 400, "got '1000"), ("n", "1,5", "got '1,5', expected a number"), ("n", "٣", "got '٣', expected"),
-        ("b", "yes", "got 'yes', expected true or false"), ("b", "1", "got '1', expected true or false"), ("b", 1, "got 1, expected true or false"), ("b", "", "got '', expected true"),
-        ("a", "1,2", "got '1,2', expected a list, in JSON: [1, 2]"), ("a", '{"a": 1}', "got '{\"a\": 1}', expected a list"), ("a", [math.nan], "got [nan], expected a list"),
-        ("a", "[NaN]", "got '[NaN]', expected"), ("a", "[1e999]", "got '[1e999]', expected"), ("a", "[" * 100_000, "got '[[["), ("a", [object()], "got [<object"), ("a", {1, 2}, "got {1, 2}, expected"),
-        ("o", "[]", "got '[]', expected a mapping"), ("o", "a=1", "got 'a=1', expected a mapping, in JSON"), ("o", {(1, 2): 3}, "got {(1, 2): 3}, expected"), ("s", None, "got nothing, expected a string"),
-        ("s", [1], "got [1], expected a string"), ("s", b"x", "got b'x', expected a string"), ("low", "0", "got 0, expected at least 1"), ("low", 10, "got 10, expected at most 9"),
-        ("one", "z", "got 'z', expected x or y z"), ("one", "", "got '', expected x or y z"), ("num", "2", "got 2.0, expected 0.5 or 1.0"), ("short", "x", "got 'x', expected an integer"),
-        ("short", 1.5, "got 1.5, expected an integer"), ("flag", "no", "got 'no', expected true or false"), ("list", "x", "got 'x', expected a list"), ("word", None, "got nothing, expected"),
+        ("i", "1.5", "got '1.5', expected an integer"), ("i", "", "got '', expected an integer"),
+        ("i", "x", "got 'x', expected an integer"), ("i", "true", "got 'true', expected an integer"),
+        ("i", True, "got true, expected an integer"), ("i", "1_000", "got '1_000', expected an integer"),
+        ("i", "0x1f", "got '0x1f', expected"), ("i", None, "got nothing, expected"),
+        ("i", "1e30", "got '1e30', expected an integer"), ("i", 1e30, "got 1e+30, expected an integer"),
+        ("i", "9" * 5000, "got '999"), ("i", [1], "got [1], expected an integer"),
+        ("i", "1e999", "got '1e999', expected an integer"), ("n", "nan", "got 'nan', expected a number"),
+        ("n", "NaN", "got 'NaN', expected a number"),
+        ("n", "Infinity", "got 'Infinity', expected a number"), ("n", "1e999", "got '1e999', expected a number"),
+        ("n", math.nan, "got nan, expected a number"),
+        ("n", math.inf, "got inf, expected a number"), ("n", 10**400, "got 1000"), ("n", "1" + "0" * 400, "got '1000"),
+        ("n", "1,5", "got '1,5', expected a number"), ("n", "٣", "got '٣', expected"),
+        ("b", "yes", "got 'yes', expected true or false"), ("b", "1", "got '1', expected true or false"),
+        ("b", 1, "got 1, expected true or false"), ("b", "", "got '', expected true"),
+        ("a", "1,2", "got '1,2', expected a list, in JSON: [1, 2]"),
+        ("a", '{"a": 1}', "got '{\"a\": 1}', expected a list"), ("a", [math.nan], "got [nan], expected a list"),
+        ("a", "[NaN]", "got '[NaN]', expected"), ("a", "[1e999]", "got '[1e999]', expected"),
+        ("a", "[" * 100_000, "got '[[["), ("a", [object()], "got [<object"), ("a", {1, 2}, "got {1, 2}, expected"),
+        ("o", "[]", "got '[]', expected a mapping"), ("o", "a=1", "got 'a=1', expected a mapping, in JSON"),
+        ("o", {(1, 2): 3}, "got {(1, 2): 3}, expected"), ("s", None, "got nothing, expected a string"),
+        ("s", [1], "got [1], expected a string"), ("s", b"x", "got b'x', expected a string"),
+        ("low", "0", "got 0, expected at least 1"), ("low", 10, "got 10, expected at most 9"),
+        ("one", "z", "got 'z', expected x or y z"), ("one", "", "got '', expected x or y z"),
+        ("num", "2", "got 2.0, expected 0.5 or 1.0"), ("short", "x", "got 'x', expected an integer"),
+        ("short", 1.5, "got 1.5, expected an integer"), ("flag", "no", "got 'no', expected true or false"),
+        ("list", "x", "got 'x', expected a list"), ("word", None, "got nothing, expected"),
     ],
 )  # fmt: skip
 def test_a_parameter_refused(name: str, given: Any, message: str) -> None:
@@ -416,7 +551,9 @@ def test_a_value_is_the_jobs_own() -> None:
     ],
 )  # fmt: skip
 def test_names_given_that_the_job_lacks(tmp_path: Path, given: Any, message: str) -> None:
-    assert refused(tmp_path, HEAD + "params: {epochs: 1, lr: {type: number}}\ninputs: {train: {}}\n", **given) == message
+    assert (
+        refused(tmp_path, HEAD + "params: {epochs: 1, lr: {type: number}}\ninputs: {train: {}}\n", **given) == message
+    )
 
 
 def test_a_job_without_parameters_takes_none() -> None:
@@ -427,7 +564,9 @@ def test_a_job_without_parameters_takes_none() -> None:
 def test_what_must_be_given(tmp_path: Path) -> None:
     text = HEAD + "params: {a: 1, lr: {type: number}}\ninputs: {train: {type: dataset}}\n"
     job = jobfile.load(written(tmp_path, text))  # reading it is fine, running it is not
-    with pytest.raises(InvalidJob, match=r"job.yaml:4: params.lr: has no value and no default; give one: --param lr=VALUE$"):
+    with pytest.raises(
+        InvalidJob, match=r"job.yaml:4: params.lr: has no value and no default; give one: --param lr=VALUE$"
+    ):
         job.complete()
     with pytest.raises(InvalidJob, match=r"job.yaml:5: inputs.train: has no uri; give one: --input train=PATH$"):
         jobfile.load(job, {"lr": 1}).complete()
@@ -474,8 +613,10 @@ def test_requirements(tmp_path: Path, files: dict[str, str], lines: tuple[str, .
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("-e .", "'-e .' is a path of this machine; name a package, or ship it in code:"), ("./pkg", "'./pkg' is a path"), ("../x", "'../x' is a path"),
-        ("/abs/x.whl", "'/abs/x.whl' is a path"), ("x @ file:///y", "'x @ file:///y' is a path"), ("-c c.txt", "'-c c.txt' is a path"), ("file:x", "'file:x' is a path"),
+        ("-e .", "'-e .' is a path of this machine; name a package, or ship it in code:"),
+        ("./pkg", "'./pkg' is a path"), ("../x", "'../x' is a path"),
+        ("/abs/x.whl", "'/abs/x.whl' is a path"), ("x @ file:///y", "'x @ file:///y' is a path"),
+        ("-c c.txt", "'-c c.txt' is a path"), ("file:x", "'file:x' is a path"),
     ],
 )  # fmt: skip
 def test_requirements_of_this_machine(tmp_path: Path, text: str, message: str) -> None:
@@ -490,8 +631,10 @@ def test_requirements_of_this_machine(tmp_path: Path, text: str, message: str) -
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("none.txt", "HERE/none.txt: No such file or directory"), ("loop.txt", "HERE/loop.txt: includes itself"), (".", "HERE: is not a regular file"),
-        ("/dev/zero", "/dev/zero: is not a regular file"), ("bytes.txt", "HERE/bytes.txt: 'utf-8' codec can't decode"), ("[-r none.txt]", "HERE/none.txt: No such file"),
+        ("none.txt", "HERE/none.txt: No such file or directory"), ("loop.txt", "HERE/loop.txt: includes itself"),
+        (".", "HERE: is not a regular file"),
+        ("/dev/zero", "/dev/zero: is not a regular file"), ("bytes.txt", "HERE/bytes.txt: 'utf-8' codec can't decode"),
+        ("[-r none.txt]", "HERE/none.txt: No such file"),
     ],
 )  # fmt: skip
 def test_requirements_that_cannot_be_read(tmp_path: Path, field: str, message: str) -> None:
@@ -500,18 +643,23 @@ def test_requirements_that_cannot_be_read(tmp_path: Path, field: str, message: s
     job = jobfile.load(written(tmp_path, HEAD + f"requirements: {field}\n"))
     with pytest.raises(InvalidJob) as caught:
         job.snapshot(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path}/job.yaml:4: requirements: {message.replace('HERE', str(tmp_path))}")
+    assert str(caught.value).startswith(
+        f"{tmp_path}/job.yaml:4: requirements: {message.replace('HERE', str(tmp_path))}"
+    )
 
 
 # --- the digest
 
-FULL = HEAD + """description: one
+FULL = (
+    HEAD
+    + """description: one
 code: src
 requirements: r.txt
 params: {lr: 0.1, n: {type: integer, default: 3}}
 inputs: {a: s3://b/c}
 timeout: 1h
 """
+)
 
 
 def tree(folder: Path, text: str = FULL, source: str = "print(1)", requirements: str = "a==1\n") -> Path:
@@ -529,18 +677,26 @@ def stamp(path: Path, home: Path, target: str = "local", **given: Any) -> Stamp:
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
-        ({}, []), ({"text": FULL.replace("one", "two")}, []), ({"text": FULL.replace("description: one\n", "")}, []), ({"text": FULL.replace("timeout: 1h", "timeout: 1h # x\n")}, []),
-        ({"text": "\n".join(reversed(FULL.splitlines()))}, []), ({"requirements": "# why\na==1\n\n"}, []), ({"text": FULL.replace("r.txt", "[a==1]")}, []),
-        ({"given": {"params": {"lr": "0.1"}}}, []), ({"given": {"params": {"lr": 0.1, "n": "3"}}}, []), ({"given": {"params": {"lr": 0.2}}}, ["params"]),
-        ({"given": {"inputs": {"a": "s3://other"}}}, ["inputs"]), ({"source": "print(2)"}, ["code"]), ({"requirements": "a==2"}, ["requirements"]), ({"target": "prod"}, ["target"]),
-        ({"text": FULL.replace("command: run", "command: run --fast")}, ["command"]), ({"text": FULL.replace("1h", "2h")}, ["timeout"]),
-        ({"text": FULL + "env: {A: b}"}, ["env"]), ({"text": FULL.replace("lr: 0.1", "lr: 0.3"), "target": "prod"}, ["params", "target"]),
+        ({}, []), ({"text": FULL.replace("one", "two")}, []), ({"text": FULL.replace("description: one\n", "")}, []),
+        ({"text": FULL.replace("timeout: 1h", "timeout: 1h # x\n")}, []),
+        ({"text": "\n".join(reversed(FULL.splitlines()))}, []), ({"requirements": "# why\na==1\n\n"}, []),
+        ({"text": FULL.replace("r.txt", "[a==1]")}, []),
+        ({"given": {"params": {"lr": "0.1"}}}, []), ({"given": {"params": {"lr": 0.1, "n": "3"}}}, []),
+        ({"given": {"params": {"lr": 0.2}}}, ["params"]),
+        ({"given": {"inputs": {"a": "s3://other"}}}, ["inputs"]), ({"source": "print(2)"}, ["code"]),
+        ({"requirements": "a==2"}, ["requirements"]), ({"target": "prod"}, ["target"]),
+        ({"text": FULL.replace("command: run", "command: run --fast")}, ["command"]),
+        ({"text": FULL.replace("1h", "2h")}, ["timeout"]),
+        ({"text": FULL + "env: {A: b}"}, ["env"]),
+        ({"text": FULL.replace("lr: 0.1", "lr: 0.3"), "target": "prod"}, ["params", "target"]),
     ],
 )  # fmt: skip
 def test_what_makes_it_another_job(tmp_path: Path, home: Path, change: dict[str, Any], differs: list[str]) -> None:
     one = stamp(tree(tmp_path / "one"), home)
     files = {name: change[name] for name in ("text", "source", "requirements") if name in change}
-    other = stamp(tree(tmp_path / "deeper" / "other", **files), home, change.get("target", "local"), **change.get("given", {}))
+    other = stamp(
+        tree(tmp_path / "deeper" / "other", **files), home, change.get("target", "local"), **change.get("given", {})
+    )
     assert (one.differs(other), other.differs(one)) == (differs, differs)
     assert (one.digest == other.digest) == (not differs)
     assert len(one.digest) == 64
@@ -578,8 +734,10 @@ labels: {team: growth}
 tags: [a, b]
 platforms: {sagemaker: {x: 1}}
 """
-BITS = ["", "\n", "  ", "~", "&a", "*a", "[", "]", "{", "}", ": ", "- ", "'", '"', "|", ">", "!!", "%", "#", "\0", "é", "0x", "1e999", ".inf", "${{", "}}",
-        "${{params.lr}}", "\\", "---\n", "<<: *a", "null", "9" * 50, "MLCTL_", "kind: train\n", "\t", "\r", "\x85", "\u2028", "?", "@"]  # fmt: skip
+BITS = ["", "\n", "  ", "~", "&a", "*a", "[", "]", "{", "}", ": ", "- ", "'", '"', "|", ">", "!!", "%", "#", "\0", "é",
+    "0x", "1e999", ".inf", "${{", "}}",
+        "${{params.lr}}", "\\", "---\n", "<<: *a", "null", "9" * 50, "MLCTL_", "kind: train\n", "\t", "\r", "\x85",
+            "\u2028", "?", "@"]  # fmt: skip
 
 
 def loads(path: Path) -> bool:
@@ -625,8 +783,10 @@ def test_a_mutated_job_file_is_a_job_or_one_line(tmp_path: Path) -> None:
 
 
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["16Gi", "2h", "A10G:1", "train", "${{params.a}}"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.sampled_from(["type", "default", "uri", "enum"]), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["16Gi", "2h",
+        "A10G:1", "train", "${{params.a}}"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.sampled_from(["type", "default",
+        "uri", "enum"]), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
 
@@ -645,8 +805,10 @@ def test_any_mapping_is_a_job_or_one_line(fields: dict[str, Any]) -> None:
     "text",
     [
         HEAD + "tags: [" + ", ".join(f"{{a: {n}}}" for n in range(6000)) + "]", HEAD + "secrets: [" + "a, " * 19_000 + "]",
-        HEAD + "params:\n" + "".join(f"  a{n}: {{typ: x}}\n" for n in range(6000)), HEAD + "".join(f"a{n}: 1\n" for n in range(15_000)),
-        HEAD + "env: {A: '" + "${{params.a}}" * 70_000 + "'}", HEAD.replace("run", "'" + "x" * 900_000) + "'", HEAD + "labels: {a: " + "b" * 900_000 + "}",
+        HEAD + "params:\n" + "".join(f"  a{n}: {{typ: x}}\n" for n in range(6000)),
+        HEAD + "".join(f"a{n}: 1\n" for n in range(15_000)),
+        HEAD + "env: {A: '" + "${{params.a}}" * 70_000 + "'}", HEAD.replace("run", "'" + "x" * 900_000) + "'",
+            HEAD + "labels: {a: " + "b" * 900_000 + "}",
     ],
     ids=["tags", "secrets", "params", "fields", "placeholders", "command", "label"],
 )  # fmt: skip

@@ -71,7 +71,10 @@ def _rows(schema: Mapping[str, Any], prefix: str, required: frozenset[str]) -> I
 def _type(field: Mapping[str, Any]) -> str:
     kinds = field.get("type", "anything")
     words = {"object": "a mapping", "array": "a list", "boolean": "true or false", "integer": "a whole number"}
-    return " or ".join(words.get(kind, f"a {kind}" if kind != "anything" else kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+    return " or ".join(
+        words.get(kind, f"a {kind}" if kind != "anything" else kind)
+        for kind in ([kinds] if isinstance(kinds, str) else kinds)
+    )
 
 
 def main() -> int:

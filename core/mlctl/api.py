@@ -8,8 +8,7 @@ run.wait().result().outputs["model"]
 
 from __future__ import annotations
 
-import html
-import secrets
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from .backend import Backend, Settings
 from .config import Config
 from .errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, one_line
 from .job import Job
-from .runs import Key, Plan, Result, Run, State, Status
+from .runs import Key, Plan, Result, Run, Stamp, State, Status
 
 __all__ = ["RunHandle", "execution", "load", "plan", "reach", "run", "submit"]
 
@@ -48,6 +47,7 @@ def execution(
     on_change: str = "fail",
     settings: Mapping[str, Any] | None = None,
     values: Mapping[str, str] | None = None,
+    accepts: Callable[[Stamp], bool] = lambda stamp: True,
     config: Config | str | Path | None = None,
 ) -> lifecycle.Execution:
     """A job on its way to its platform: configuration found, target routed, backend loaded; nothing started.
@@ -70,8 +70,8 @@ def execution(
         made = jobfile.load(made, defaults=config.defaults)
     chosen = config.target(target or config.route(made), settings)
     at = Settings(chosen.name, chosen.settings, config.home)
-    name = Key(key or secrets.token_hex(8), made.name)
-    return lifecycle.Execution(made, backends.load(chosen.backend, at), at, name, values or {}, retry, on_change)
+    name = Key(key or os.urandom(8).hex(), made.name)
+    return lifecycle.Execution(made, backends.load(chosen.backend, at), at, name, values or {}, retry, on_change, accepts)
 
 
 def plan(job: JobLike, **options: Any) -> Plan:
@@ -226,27 +226,10 @@ class RunHandle:
         return f"<mlctl run {self.url}>"
 
     def _repr_html_(self) -> str:
+        from . import notebook
+
         status, result = self.status(), self.result()
         rows = {"state": status.state.value, "message": status.message, "run": self.url, "link": status.link}
         rows |= {f"output {name}": address for name, address in result.outputs.items()}
         rows |= {f"metric {name}": f"{value:g}" for name, value in result.metrics.items()}
-        return _table(f"run {self.name}", rows)
-
-
-def _table(title: str, rows: Mapping[str, str]) -> str:
-    cells = "".join(
-        f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>{html.escape(value)}</td></tr>"
-        for name, value in rows.items()
-        if value
-    )
-    return f"<table><caption>{html.escape(title)}</caption>{cells}</table>"
-
-
-def plan_html(plan: Plan) -> str:
-    """A plan as notebooks show it."""
-    import json
-
-    rows = {"target": plan.target, "backend": plan.backend}
-    rows |= {f"not honoured: {loss.field}": loss.why for loss in plan.losses}
-    request = html.escape(json.dumps(plan.request, indent=2))
-    return _table(f"plan {plan.name}", rows) + f"<details><summary>request</summary><pre>{request}</pre></details>"
+        return notebook.table(f"run {self.name}", rows)

@@ -124,9 +124,8 @@ def placeholders(words: Iterable[str]) -> list[Placeholder]:
         if left:
             bad = left.group()
             hint = "; a secret is read from the environment" if "secret" in bad else ""
-            raise ValueError(
-                f"bad placeholder {one_line(bad)}, expected ${{{{params.NAME}}}}, ${{{{inputs.NAME}}}} or ${{{{outputs.NAME}}}}{hint}"
-            )
+            allowed = "${{params.NAME}}, ${{inputs.NAME}} or ${{outputs.NAME}}"
+            raise ValueError(f"bad placeholder {one_line(bad)}, expected {allowed}{hint}")
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from . import __version__, document
 from .document import Document, Keys, dotted
-from .errors import InvalidConfig, Unavailable, did_you_mean
+from .errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, did_you_mean
 from .job import Job
 
 __all__ = ["Config", "Target", "home", "load"]
@@ -175,7 +175,7 @@ def _path(text: str | Path, origin: str) -> Path:
 def _project(job_file: Path | None, file: str | Path | None) -> Document | None:
     if file:
         return _read(_path(file, "the configuration"))
-    for start in (job_file and job_file.absolute().parent, Path.cwd()):
+    for start in (job_file and Path(os.path.abspath(job_file)).parent, Path.cwd()):  # noqa: PTH100 - without its `..`
         for folder in (start, *start.parents) if start else ():
             if os.path.isfile(folder / FILE):  # noqa: PTH113 - a folder that can't be searched has none
                 return _read(folder / FILE)
@@ -229,13 +229,23 @@ def _fetch(where: str, base: Path, origin: str) -> Document:
     return _checked(document.parse(raw, url, InvalidConfig))
 
 
+_ANSWERS: Mapping[int, type[MlctlError]] = {
+    401: Unauthorized, 403: Unauthorized, 404: InvalidConfig, 410: InvalidConfig,
+}  # fmt: skip
+
+
 def _download(url: str, digest: str, origin: str) -> bytes:
     from http.client import HTTPException
+    from urllib.error import HTTPError
     from urllib.request import urlopen
 
     try:
         with urlopen(url, timeout=30) as answer:  # noqa: S310 - http or https, checked by the caller; verified by its digest
             raw: bytes = answer.read(document.MAX_BYTES + 1)
+    except HTTPError as reason:
+        reason.close()
+        kind = _ANSWERS.get(reason.code, Unavailable)
+        raise kind(f"{origin}: {url}: {reason.code} {reason.reason}") from None
     except (OSError, HTTPException) as reason:
         raise Unavailable(f"{origin}: {url}: {getattr(reason, 'reason', '') or reason}") from None
     except ValueError as reason:

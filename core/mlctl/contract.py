@@ -15,7 +15,11 @@ from .command import fill, text_of
 from .job import Job
 from .runs import Metric
 
-__all__ = ["Places", "argv", "environment", "metrics", "variable"]
+__all__ = ["METRIC", "Places", "argv", "environment", "metrics", "variable"]
+
+
+METRIC = "mlctl.metric "
+"""How the line of the log begins that says what a line of the metrics file does."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def decide(attempts: Sequence[Found], retry: Mapping[str, int], again: bool = Fa
         return Decision(Action.WAIT, found=last)
     if not state.terminal or state is State.SUCCEEDED:
         return Decision(Action.ADOPT, found=last)
-    if again or reason is Reason.ABANDONED or (state is State.FAILED and _budget(attempts, reason, retry) > 0):
+    if again or (state is State.FAILED and (reason is Reason.ABANDONED or _budget(attempts, reason, retry) > 0)):
         return Decision(Action.SUBMIT, last.number + 1)
     return Decision(Action.REPORT, found=last)
 

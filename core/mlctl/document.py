@@ -90,8 +90,8 @@ def read(path: Path, error: type[MlctlError]) -> Document:
     except OSError as reason:
         kind = error if reason.errno in (errno.ELOOP, errno.ENAMETOOLONG) else Unavailable
         raise kind(f"{path}: {reason.strerror or reason}") from None
-    except ValueError as reason:  # a null byte in the path
-        raise error(f"{path}: {reason}") from None
+    except ValueError:
+        raise error(f"{path}: a path holds no null byte") from None
     return parse(raw, str(path), error, folder)
 
 
@@ -110,7 +110,7 @@ def parse(raw: bytes, source: str, error: type[MlctlError], folder: Path = Path(
     except yaml.MarkedYAMLError as reason:
         mark, start = reason.problem_mark or reason.context_mark, reason.context_mark
         at = f":{min(mark.line + 1, len(text.splitlines()))}" if mark else ""
-        since = f", {reason.context}, from line {start.line + 1}" if start and start.line < mark.line else ""
+        since = f", {reason.context}, from line {start.line + 1}" if mark and start and start.line < mark.line else ""
         raise error(f"{source}{at}: not YAML: {reason.problem or reason.context}{since}") from None
     except yaml.reader.ReaderError as reason:
         line = text.count("\n", 0, reason.position) + 1
@@ -285,9 +285,9 @@ def check(document: Document, name: str, elsewhere: Mapping[str, str] | None = N
     raise document.fail(keys, text + more)
 
 
-def explain(document: Document, error: Any, elsewhere: Mapping[str, str]) -> tuple[tuple[int, bool], Keys, str]:
-    """The order, the place and the text of one violation of a schema: by line, and a field that is missing after one
-    that is misspelt."""
+def explain(document: Document, error: Any, elsewhere: Mapping[str, str]) -> tuple[tuple[bool, int], Keys, str]:
+    """The order, the place and the text of one violation of a schema: by line, and what is missing last, for it may
+    only be misspelt."""
     keys: Keys = tuple(error.absolute_path)
     if error.validator == "additionalProperties":
         known = sorted(error.schema.get("properties", {}))
@@ -309,7 +309,7 @@ def explain(document: Document, error: Any, elsewhere: Mapping[str, str]) -> tup
         if error.validator == "enum" and isinstance(error.instance, str):
             text += did_you_mean(error.instance, [str(item) for item in error.validator_value])
     line = next((document.lines[keys[:cut]] for cut in range(len(keys), -1, -1) if keys[:cut] in document.lines), 0)
-    return (line, error.validator == "required"), keys, text
+    return (error.validator == "required", line), keys, text
 
 
 _TYPES = {

@@ -9,7 +9,7 @@ that finds the same attempts under the same key, and decides the same.
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +46,11 @@ class Outcome:
 @dataclass
 class Execution:
     """One call's way through the lifecycle. `values` go into the stamp; `again` asks for an attempt after one that
-    ended badly."""
+    ended badly.
+
+    An ended attempt whose stamp `accepts` refuses is none of this call's own, and is followed by the next. So a caller
+    whose key can't tell a deliberate rerun from a retry tells them apart by what it kept in `values`.
+    """
 
     job: Job
     backend: Backend
@@ -55,15 +59,17 @@ class Execution:
     values: Mapping[str, str] = field(default_factory=dict)
     again: bool = False
     on_change: str = "fail"
+    accepts: Callable[[Stamp], bool] = lambda stamp: True
     stopped: threading.Event = field(default_factory=threading.Event)
     _prepared: tuple[Job, Facts, Stamp] | None = None
+    _plans: dict[int, Admitted] = field(default_factory=dict)
 
     def prepare(self) -> tuple[Job, Facts, Stamp]:
         """Everything that is read before submit, once: the code packed, the platform's facts, the stamp."""
         if self._prepared is None:
             job = self.job.snapshot(self.settings.home / "packages")
             digest = job.digest(self.settings.target)
-            stamp = Stamp(self.key.hash, digest, job.parts(self.settings.target), self.values, secrets.token_hex(8))
+            stamp = Stamp(self.key.hash, digest, job.parts(self.settings.target), self.values, os.urandom(8).hex())
             self._prepared = job, self.backend.resolve(job), stamp
         return self._prepared
 
@@ -72,8 +78,11 @@ class Execution:
         return self._admitted(attempt).plan
 
     def _admitted(self, attempt: int) -> Admitted:
-        job, facts, _ = self.prepare()
-        return admit(job, self.backend.plan(job, facts, self.key.name(attempt, self.backend.name_limit)))
+        if attempt not in self._plans:
+            job, facts, _ = self.prepare()
+            name = self.key.name(attempt, self.backend.name_limit)
+            self._plans[attempt] = admit(job, self.backend.plan(job, facts, name))
+        return self._plans[attempt]
 
     def start(self) -> Outcome:
         """Submits the job, or finds what is there under its key; `decide` says which. Doesn't wait for its end.
@@ -89,7 +98,11 @@ class Execution:
                     raise InvalidJob(
                         f"{found.run}: its name belongs to another key; choose another than '{self.key.text}'"
                     )
-            decision = decide(attempts, self.job.retry, self.again)
+            own = [found for found in attempts if not found.status.state.terminal or self.accepts(found.stamp)]
+            if attempts and attempts[-1] not in own:
+                decision = Decision(Action.SUBMIT, attempts[-1].number + 1)
+            else:
+                decision = decide(own, self.job.retry, self.again)
             if decision.found and decision.found.stamp.digest != stamp.digest and self.on_change != "adopt":
                 decision = self._changed(decision.found, stamp)
             if decision.found and decision.action is Action.WAIT:

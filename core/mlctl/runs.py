@@ -168,6 +168,15 @@ class Plan:
             "estimate": self.estimate,
         }
 
+    def _repr_html_(self) -> str:
+        from . import notebook
+
+        rows = {"target": f"{self.target} ({self.backend})"}
+        rows |= {f"upload {upload.sha256[:12]}": upload.address for upload in self.uploads}
+        rows |= {f"not honoured: {loss.field}": loss.why for loss in self.losses}
+        request = json.dumps(self.request, indent=2, ensure_ascii=False)
+        return notebook.table(f"plan {self.name}", rows) + notebook.folded("request", request)
+
 
 @dataclass(frozen=True)
 class Stamp:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["cores", "quantity", "seconds", "shown_bytes", "shown_seconds"]
+__all__ = ["cores", "quantity", "seconds", "shown_seconds"]
 
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -55,12 +55,3 @@ def shown_seconds(value: float) -> str:
         return f"{minutes}m {rest}s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes}m"
-
-
-def shown_bytes(value: float) -> str:
-    """A size for people: `512 B`, `1.4 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"

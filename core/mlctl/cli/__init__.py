@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -46,29 +47,49 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 _FUNCTIONS = {"list": "list_", "config": "config_"}  # a command's name is not always free in Python
 
 
+@cache
+def _groups() -> Mapping[str, Any]:
+    """Groups of commands that others bring, such as an orchestrator's: entry points by name."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group="mlctl.commands")}
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *sorted(_groups())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            return self._brought(cmd_name)
         found: click.Command = getattr(
             import_module(f".{COMMANDS[cmd_name][0]}", __name__), _FUNCTIONS.get(cmd_name, cmd_name)
         )
         return found
 
+    def _brought(self, name: str) -> click.Command | None:
+        if name not in _groups():
+            return None
+        try:
+            brought: click.Command = _groups()[name].load()
+        except ImportError as reason:
+            raise click.UsageError(f"'{name}' needs {reason.name}; install mlctl with the extra [{name}]") from None
+        return brought
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        if _groups():
+            with formatter.section("Orchestrators"):
+                formatter.write_dl([(name, f"mlctl {name} --help") for name in sorted(_groups())])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in _groups():
             from mlctl.errors import did_you_mean
 
-            near = did_you_mean(args[0], COMMANDS) or "; mlctl --help lists them"
+            near = did_you_mean(args[0], self.list_commands(ctx)) or "; mlctl --help lists them"
             raise click.UsageError(f"no command '{args[0]}'{near}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -82,11 +103,16 @@ class _Commands(click.Group):
             return 0
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, message="mlctl %(version)s")
 @click.option("-v", "--verbose", count=True, help="Say more of what is done; twice: everything.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but answers and errors.")
-def cli(verbose: int, quiet: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, verbose: int, quiet: bool) -> None:
     """One job file. Any platform. Any orchestrator.
 
     \b
@@ -99,11 +125,15 @@ def cli(verbose: int, quiet: bool) -> None:
     Exit codes: 0 success, 1 the job failed, 2 bad input, 70 internal or not found,
     75 try again, 77 denied, 124 the job's timeout, 130 cancelled or interrupted.
     """
+    ctx.color = _colour()
     level = logging.ERROR if quiet else (logging.INFO, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level if verbose < 2 else logging.DEBUG, format="mlctl: %(message)s", stream=sys.stderr)
     if verbose < 2:
         logging.getLogger().setLevel(logging.ERROR)
         logging.getLogger("mlctl").setLevel(level)
+    if ctx.invoked_subcommand is None:  # what click does here differs between its versions
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -119,9 +149,6 @@ def run(args: list[str] | None = None) -> int:
         code: Any = cli.main(args, prog_name="mlctl", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
     except click.ClickException as error:
         text = error.format_message().strip()
         return complain(text[0].lower() + text[1:] if text[:1].isupper() and text[1:2].islower() else text, 2)
@@ -154,5 +181,10 @@ def mute() -> None:
 def complain(text: str, code: int) -> int:
     """Prints an error as one line; gives its exit code back."""
     line = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    click.echo(f"{click.style('mlctl:', fg='red', bold=True)} {line}", err=True)
+    click.echo(f"{click.style('mlctl:', fg='red', bold=True)} {line}", err=True, color=_colour())
     return code
+
+
+def _colour() -> bool | None:
+    """False where NO_COLOR (no-color.org) asks for none; None leaves it to whether there is a terminal."""
+    return False if os.environ.get("NO_COLOR") else None

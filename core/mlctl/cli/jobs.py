@@ -16,9 +16,10 @@ import click
 from mlctl import api, lifecycle
 from mlctl.errors import InvalidConfig, MlctlError, RunFailed
 from mlctl.job import Job
-from mlctl.runs import Plan, Result, Run, State, Status
+from mlctl.runs import Plan, Result, State
 
-from . import complain, mute, show
+from . import complain, show
+from .live import Live
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -183,9 +184,9 @@ def run(job: Path, target: str | None, on_interrupt: str, json_: bool, **options
     try:
         outcome = execution.start()
         _announce(execution, outcome)
-        tail = _Tail(execution, to_stderr=json_)
-        outcome = execution.wait(outcome, each=tail)
-        tail(outcome.run, outcome.status)
+        live = Live(execution.backend, to_stderr=json_)
+        outcome = execution.wait(outcome, each=live)
+        live(outcome.run, outcome.status)
     except KeyboardInterrupt:
         return _interrupted(execution, outcome, on_interrupt)
     finally:
@@ -199,26 +200,6 @@ def run(job: Path, target: str | None, on_interrupt: str, json_: bool, **options
     if status and status.state is not State.SUCCEEDED:
         return complain(str(RunFailed(outcome.run, status)), RunFailed(outcome.run, status).exit_code)
     return 0
-
-
-class _Tail:
-    """Prints what is new in a run's log, each time it is called; a later attempt starts its own log."""
-
-    def __init__(self, execution: lifecycle.Execution, to_stderr: bool) -> None:
-        self.backend, self.to_stderr = execution.backend, to_stderr
-        self.run: Run | None = None
-        self.cursor = ""
-
-    def __call__(self, run: Run, status: Status | None) -> None:
-        if run != self.run:
-            self.run, self.cursor = run, ""
-        for logs in lifecycle.lines(self.backend, run, self.cursor):
-            try:
-                for line in logs.lines:
-                    click.echo(line, err=self.to_stderr)
-            except BrokenPipeError:  # nobody reads any more; the job's outcome is still the exit code
-                mute()
-            self.cursor = logs.cursor
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:

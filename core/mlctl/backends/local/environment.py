@@ -165,7 +165,7 @@ def _build(folder: Path, base: str, lines: list[str], lock: int) -> None:
         except subprocess.TimeoutExpired:
             raise Unavailable(f"requirements: not installed within {BUILD_SECONDS} s: {' '.join(step)}") from None
         if done.returncode:
-            raise _failure(done.stdout + done.stderr, step)
+            raise _failure((done.stdout + done.stderr).replace(str(wanted), "the list"), step)
 
 
 def _has(base: str, module: str) -> bool:
@@ -175,9 +175,9 @@ def _has(base: str, module: str) -> bool:
 
 
 def _failure(output: str, step: list[str]) -> InvalidJob | Unavailable:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    said = [line for line in lines if re.match(r"(?i)error|\W*╰|.*no solution", line)] or lines[-1:] or ["no output"]
-    text = f"requirements: {' '.join(said)[:400]}"
+    lines = [line.strip() for line in output.splitlines() if line.strip(" ^~") and not line.startswith("hint:")]
+    first = next((at for at, line in enumerate(lines) if re.match(r"(?i)error", line)), -1)
+    text = f"requirements: {' '.join(lines[first:] or ['no output'])[:400]}"
     network = re.search(
         r"(?i)retrying|timed? ?out|connection|temporary failure|name resolution|no space left|read-only", output
     )

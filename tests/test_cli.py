@@ -1,0 +1,705 @@
+"""The command line, as people and scripts meet it: answers on stdout, everything else on stderr, one line an error, and
+an exit code that means something."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from mlctl import __version__
+from mlctl.cli import COMMANDS, run
+from mlctl.errors import MlctlError
+from mlctl.runs import Run
+
+PROGRAM = str(Path(sys.executable).with_name("mlctl"))
+PATIENCE = 20.0
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Cli = Callable[..., Answer]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in this process."""
+
+    def call(*args: object) -> Answer:
+        capsys.readouterr()
+        answer = Answer(run([str(arg) for arg in args]), *capsys.readouterr())
+        assert "\x1b" not in answer.out + answer.err  # no colour where there is no terminal
+        assert "Traceback" not in answer.err
+        return answer
+
+    return call
+
+
+@pytest.fixture
+def refused(cli: Cli) -> Callable[..., str]:
+    """Runs a command that must fail with this code, and say why in exactly one line."""
+
+    def call(code: int, *args: object) -> str:
+        answer = cli(*args)
+        assert (answer.code, answer.out) == (code, ""), answer
+        assert answer.err.startswith("mlctl: ") and answer.err.count("\n") == 1, answer.err
+        return answer.err[7:].rstrip("\n")
+
+    return call
+
+
+def program(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a command as a program."""
+    command = [PROGRAM, *map(str, args)]
+    options = {"text": True, "capture_output": True, "timeout": PATIENCE, "check": False} | options
+    return subprocess.run(command, **options)
+
+
+def start(*args: object) -> subprocess.Popen[str]:
+    """Starts a command as a program, with Ctrl-C as a terminal gives it, wherever the tests run."""
+    return subprocess.Popen(
+        [PROGRAM, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )  # fmt: skip
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+    return found
+
+
+def job(folder: Path, script: str = "true", name: str = "job", **fields: Any) -> Path:
+    """A job file whose job is a shell script."""
+    path = folder / f"{name}.yaml"
+    data = {"kind": "train", "name": name, "command": {"shell": script}, **fields}
+    path.write_text(json.dumps(data))  # what is JSON is YAML
+    return path
+
+
+METRICS = """
+printf '%s\\n' '{"name": "loss", "value": 0.5, "step": 1}' '{"name": "loss", "value": 0.25, "step": 2}' > "$MLCTL_METRICS_FILE"
+echo weights > "$MLCTL_OUTPUT_MODEL/m.bin"
+echo said; echo warned >&2
+"""
+
+
+@pytest.fixture
+def done(project: Path, cli: Cli) -> str:
+    """The URL of a run that succeeded, with an output and metrics, under the key k1."""
+    assert cli("submit", job(project, METRICS, "train", outputs={"model": {}}), "--key", "k1").code == 0
+    answer = cli("wait", "k1", "--json")
+    assert answer.code == 0
+    return str(answer.json["run"])
+
+
+@pytest.fixture
+def waiting(project: Path, cli: Cli) -> Iterator[tuple[str, Path]]:
+    """The URL of a run that goes on until a file is there, and that file."""
+    gate = project / "gate"
+    script = f"echo ready; while [ ! -e '{gate}' ]; do sleep 0.02; done; echo opened"
+    answer = cli("submit", job(project, script, "waiter"), "--key", "w1", "--json")
+    yield str(answer.json["run"]), gate
+    gate.touch()
+    assert cli("wait", "w1").code in (0, 130)
+
+
+# --- help and usage
+
+
+def test_help_names_every_command(cli: Cli) -> None:
+    answer = cli("--help")
+    assert answer.code == 0
+    listed = answer.out[answer.out.index("Commands:") :].partition("\n\n")[0]
+    assert re.findall(r"^  (\w+) ", listed, re.MULTILINE) == list(COMMANDS)
+    assert cli("-h").out == answer.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command(name: str, cli: Cli) -> None:
+    answer = cli(name, "--help")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith(f"Usage: mlctl {name} ")
+    options = answer.out[answer.out.index("Options:") :]
+    for line in re.findall(r"^  (-.*)$", options, re.MULTILINE):  # each says what it does
+        assert re.search(r"\S {2,}\S|^--\S+( \S+)?$", line) or len(line) > 20, line
+
+
+def test_version_and_no_command(cli: Cli) -> None:
+    assert cli("--version").out == f"mlctl {__version__}\n"
+    answer = cli()
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("Usage: mlctl ")
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["runn"], "no command 'runn'; did you mean 'run'?"), (["xyz"], "no command 'xyz'; mlctl --help lists them"),
+        (["run"], "missing argument 'JOB'."),
+        (["run", "j.yaml", "--bogus"], None), (["run", "j.yaml", "--parm", "a=1"], None),
+        (["run", "none.yaml"], "none.yaml: no such file"),
+        (["run", "."], ".: is a folder"),
+        (["run", "j.yaml", "-p", "lr"], "invalid value for '-p' / '--param': got 'lr', expected NAME=VALUE"),
+        (["run", "j.yaml", "-p", "=1"], "invalid value for '-p' / '--param': got '=1', expected NAME=VALUE"),
+        (["run", "j.yaml", "-p", "lr=1"], "j.yaml:1: params: --param lr: the job has no such name; it declares no params"),
+        (["run", "j.yaml", "-i", "d=x"], "j.yaml:1: inputs: --input d: the job has no such name; it declares no inputs"),
+        (["run", "j.yaml", "--target", "lcal"], "--target: target 'lcal' is not in the configuration; did you mean 'local'?"),
+        (["run", "j.yaml", "--profile", "prod"], "--profile: profile 'prod' is not in the configuration; there are: dev"),
+        (["run", "j.yaml", "--key", ""], "key: is empty; leave it out for a new run"),
+        (["run", "j.yaml", "--config", "none"], "none: no such file"),
+        (["run", "j.yaml", "--set", "grace=soon"], "targets.local.grace: got 'soon', expected seconds from 0 to 3600"),
+        (["run", "j.yaml", "--set", "grace=NaN"], "targets.local.grace: got 'NaN', expected seconds from 0 to 3600"),
+        (["run", "j.yaml", "--set", "inherit_env=" + "[" * 50_000],
+            "targets.local.inherit_env: expected a list of variables' names"),
+            (["run", "j.yaml", "--set", "backend=lokal"], None),
+        (["run", "j.yaml", "--on-change", "ignore"], None), (["run", "j.yaml", "--on-interrupt", "die"], None),
+        (["run", "bad.yaml"], "bad.yaml:2: knd: unknown field; did you mean 'kind'? (and 1 more)"),
+        (["run", "two\nlines.yaml"], r"two\nlines.yaml: no such file"),
+        (["validate"], "missing argument 'JOBS...'."),
+        (["plan", "j.yaml", "-t", "a", "-t", "b", "-t", "c"], "--target: got 3, expected one, or two to compare"),
+        (["status"], "missing argument 'RUN...'."),
+        (["wait", "http://x/y"], "got 'http://x/y', expected a run's URL such as local://host/path/to/home/name-0"),
+        (["gc", "--older-than", "soon"], "--older-than: got 'soon', expected a duration such as 2h, 1h30m or 90s"),
+        (["gc", "--older-than", "0s"], "--older-than: got 0 seconds, expected from one second to a year"),
+        (["schema", "jobs"], None), (["completion", "tcsh"], None),
+        (["list", "--limit", "0"], None), (["list", "--state", "done"], None),
+        (["doctor", "-t", "zzz"], "target 'zzz' is not in the configuration; there are: local"),
+        (["init"], "which folder? mlctl init demo makes one; mlctl init . takes this one; --from takes a script"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_2_and_one_line(
+    project: Path, refused: Callable[..., str], args: list[str], text: str | None
+) -> None:
+    job(project, name="j")
+    (project / "bad.yaml").write_text("name: x\nknd: train\ncommand: y\n")
+    said = refused(2, *args)
+    assert text is None or said == text
+    assert len(said) < 500
+
+
+# --- exit codes
+
+
+class Forbidding(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(403)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("script", "fields", "code", "said"),
+    [
+        ("exit 0", {}, 0, ""), ("exit 3", {}, 1, "failed (error): exit code 3"),
+        ("sleep 60", {"timeout": 1}, 124, "failed (timeout): ran longer than its timeout of 1s"),
+        ('touch "${MLCTL_CHECKPOINT_DIR%/*}/0/cancel"', {}, 130, "cancelled"),
+    ],
+)  # fmt: skip
+def test_the_outcome_is_the_exit_code(
+    project: Path, cli: Cli, script: str, fields: dict[str, Any], code: int, said: str
+) -> None:
+    path = job(project, script, **fields)
+    answer = cli("run", path, "--key", "k")
+    assert answer.code == code
+    last = answer.err.splitlines()[-1]
+    assert (last.startswith("mlctl: job-") and said in last) if code else last.startswith("started job-")
+    waited = cli("wait", "k")
+    assert (waited.code, waited.err) == (code, f"{last}\n" if code else "")
+    assert cli("status", "k").code == 0  # the question was answered
+
+
+def test_70_for_what_is_not_there(refused: Callable[..., str], project: Path, home: Path, done: str) -> None:
+    text = "'nope': no run, job or key of that name in this machine's record; mlctl list shows it; a URL works too"
+    gone = done.replace("-0", "-9")
+    for name in ("status", "describe", "wait", "logs", "metrics", "outputs", "cancel"):
+        assert refused(70, name, "nope") == text
+    for name in ("describe", "wait", "logs", "metrics", "outputs", "cancel"):
+        assert refused(70, name, gone).startswith(f"{gone}: no such run in {home}")
+
+
+def test_75_for_another_machine_and_for_impatience(
+    refused: Callable[..., str], cli: Cli, waiting: tuple[str, Path]
+) -> None:
+    url, _ = waiting
+    elsewhere = re.sub("//[^/]+/", "//elsewhere/not/", url)
+    assert "lives on elsewhere" in refused(75, "describe", elsewhere)
+    assert cli("status", elsewhere).code == 75
+    said = refused(75, "wait", url, "--timeout", "1s")
+    assert said == f"{Run.parse(url).name}: still going after 1s; it goes on"
+
+
+def test_77_for_what_is_forbidden(project: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with HTTPServer(("127.0.0.1", 0), Forbidding) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/org.yaml"
+        (project / "mlctl.yaml").write_text(f"organisation: '{address}#sha256={'0' * 64}'")
+        assert refused(77, "config") == f"{project}/mlctl.yaml:1: {address}: 403 Forbidden"
+
+
+def test_an_internal_error_is_one_line_too(
+    project: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlctl.config.load", lambda **_: 1 / 0)
+    text = "internal error, please report it: ZeroDivisionError: division by zero (MLCTL_DEBUG=1 shows where)"
+    assert refused(70, "targets") == text
+    monkeypatch.setenv("MLCTL_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        run(["targets"])
+
+
+def test_a_working_folder_that_is_gone(project: Path, refused: Callable[..., str]) -> None:
+    (project / "gone").mkdir()
+    os.chdir(project / "gone")
+    (project / "gone").rmdir()
+    try:
+        assert refused(75, "config") == "the working folder: No such file or directory"
+    finally:
+        os.chdir(project)
+
+
+# --- answers
+
+
+def test_json_is_all_of_stdout(project: Path, cli: Cli, done: str, home: Path) -> None:
+    name = Run.parse(done).name
+    path = project / "train.yaml"
+    status = cli("status", done, "--json").json
+    assert (status["run"], status["state"], status["exit_code"]) == (done, "succeeded", 0)
+    assert [row["run"] for row in cli("status", done, name, "--json").json] == [done, done]
+    described = cli("describe", "train", "--json").json
+    assert described["submitted"]["key"] == "k1"
+    assert (described["metrics"], described["outputs"]) == (
+        {"loss": 0.25},
+        {"model": cli("outputs", done, "model").out.strip()},
+    )
+    assert cli("metrics", done, "--json").json == {"loss": 0.25}
+    assert [(point["step"], point["value"]) for point in cli("metrics", done, "--history", "--json").json] == [
+        (1, 0.5),
+        (2, 0.25),
+    ]
+    assert cli("outputs", done, "--json").json == described["outputs"]
+    assert cli("outputs", done, "model", "--json").json == described["outputs"]["model"]
+    assert [row["run"] for row in cli("list", "--json").json] == [done]
+    assert cli("list", "--json", "--state", "failed").json == cli("list", "--json", "--job", "other").json == []
+    assert cli("targets", "--json").json == {
+        "targets": {"local": {"backend": "local"}},
+        "profile": "dev",
+        "routes": [{"target": "local"}],
+    }
+    assert cli("config", "--json").json["targets.local.backend"] == {"value": "local", "from": "built in"}
+    assert {row["what"] for row in cli("doctor", "--json").json} >= {"version", "configuration", "platforms", "home"}
+    assert cli("gc", "--dry-run", "--json").json == {"removed": [], "dry_run": True}
+    assert cli("validate", path, "--json").json == [{"job": str(path), "valid": True, "error": None}]
+    planned = cli("plan", path, "--json").json
+    assert (planned["target"], planned["losses"], planned["request"]["argv"][:3]) == (
+        "local",
+        [],
+        ["/bin/sh", "-e", "-c"],
+    )
+    assert len(cli("plan", path, "-t", "local", "-t", "local", "--json").json) == 2
+    for name in ("job", "config"):
+        assert cli("schema", name).json["$schema"].endswith("2020-12/schema")
+    assert cli("schema").json["title"] == "mlctl job"
+    ran = cli("run", path, "--json")
+    assert (ran.json["status"]["state"], ran.json["made"], ran.json["metrics"]) == ("succeeded", True, {"loss": 0.25})
+    assert "said\nwarned\n" in ran.err
+    submitted = cli("submit", path, "--key", "k1", "--json").json
+    assert (submitted["run"], submitted["made"], submitted["key"]) == (done, False, "k1")
+    failed = cli("run", job(project, "exit 3", "bad"), "--json")
+    assert (failed.code, failed.json["status"]["reason"]) == (1, "error")
+    assert cli("wait", "bad", "--json").json["exit_code"] == 3
+
+
+def test_every_command_that_answers_has_json(cli: Cli) -> None:
+    without = {name for name in COMMANDS if "--json" not in cli(name, "--help").out}
+    assert without == {
+        "init",
+        "logs",
+        "cancel",
+        "schema",
+        "completion",
+    }  # files, a log, an act, and what is JSON or a script
+
+
+def test_plain_answers(project: Path, cli: Cli, done: str) -> None:
+    name = Run.parse(done).name
+    assert re.fullmatch(rf"NAME +STATE +TOOK +MESSAGE\n{name}  succeeded  0\.\d\ds\n", cli("status", done).out)
+    assert cli("wait", done).out == f"{name}: succeeded\n"
+    assert cli("logs", done).out == "said\nwarned\n"
+    assert cli("metrics", done).out == "loss  0.25\n"
+    assert cli("metrics", done, "--history").out == "METRIC  STEP  VALUE\nloss    1     0.5\nloss    2     0.25\n"
+    described = dict(line.split(None, 1) for line in cli("describe", done).out.splitlines() if "exit" not in line)
+    assert (described["run"], described["key"], described["kind"]) == (done, "k1", "train")
+    listed = cli("list").out.splitlines()
+    assert listed[0].split() == ["NAME", "STATE", "TOOK", "KIND", "TARGET", "SUBMITTED", "KEY"]
+    assert listed[1].startswith(f"{name}  succeeded")
+    assert (
+        cli("targets").out
+        == "TARGET  BACKEND  SETTINGS\nlocal   local\n\nprofile dev: the first that matches\n  any job -> local\n"
+    )
+    assert 'targets.local.backend  "local"' in cli("config").out
+    assert cli("validate", project / "train.yaml").out == f"{project}/train.yaml: valid\n"
+    assert cli("gc").out == "nothing older than 30d\n"
+    assert all(line.startswith("ok    ") for line in cli("doctor").out.splitlines())
+    answer = cli("cancel", done)
+    assert (answer.code, answer.out) == (0, f"{name}: succeeded\n")
+
+
+def test_a_run_is_named_in_four_ways(cli: Cli, done: str) -> None:
+    for name in (done, Run.parse(done).name, "k1", "train"):
+        assert cli("status", name, "--json").json["run"] == done
+
+
+def test_run_prints_the_log_and_what_came_of_it(project: Path, cli: Cli) -> None:
+    answer = cli("run", job(project, METRICS, "train", outputs={"model": {}}))
+    lines = answer.out.splitlines()
+    assert lines[:2] == ["said", "warned"]
+    assert re.fullmatch(r"train-\w{16}-0: succeeded in 0\.\d\ds", lines[2])
+    assert re.fullmatch(r"  loss +0\.25", lines[3])
+    assert re.fullmatch(r"  model +/\S+/outputs/model", lines[4])
+    assert re.fullmatch(r"started train-\w{16}-0 on local, key [0-9a-f]{16}\n", answer.err)
+
+
+def test_parameters_and_inputs(project: Path, cli: Cli) -> None:
+    (project / "data.csv").write_text("rows")
+    script = 'cat "$MLCTL_PARAMS_FILE" "$MLCTL_INPUT_TRAIN"; echo; echo "$LR"'
+    path = job(
+        project,
+        script,
+        params={"lr": 0.1, "s": "", "n": {"type": "integer"}},
+        inputs={"train": {}},
+        env={"LR": "<${{params.lr}}>"},
+    )
+    value = "a'; echo foo = $(HOME) ${{params.lr}}"
+    answer = cli("run", path, "-p", "lr=1", "-p", f"s={value}", "--param", "n=1e3", "-i", "train=data.csv")
+    given, rest = json.JSONDecoder().raw_decode(answer.out)
+    assert given == {"lr": 1.0, "s": value, "n": 1000}
+    assert answer.out[rest:].startswith("rows\n<1.0>\n")
+
+
+def test_quiet_and_verbose(project: Path, cli: Cli) -> None:
+    path = job(project)
+    assert cli("-q", "submit", path, "--key", "k").err == ""
+    assert cli("submit", path, "--key", "k").err.startswith("found job-")
+    assert cli("-vv", "wait", "k").code == 0
+
+
+def test_outputs_are_downloaded_whole_or_not_at_all(
+    project: Path, cli: Cli, refused: Callable[..., str], done: str
+) -> None:
+    there = cli("outputs", done, "--download", "here")
+    assert there.out == "model  here/model\n"
+    assert (project / "here" / "model" / "m.bin").read_text() == "weights\n"
+    assert (
+        refused(2, "outputs", done, "--download", "here")
+        == "--download: here/model exists already; choose another folder"
+    )
+    assert [path.name for path in (project / "here").iterdir()] == ["model"]
+    assert refused(2, "outputs", done, "modl") == f"{Run.parse(done).name}: no output 'modl'; it has model"
+    (project / "file").touch()
+    assert refused(2, "outputs", done, "--download", "file").startswith("invalid value for '--download'")
+
+
+def test_validate_goes_on_after_a_bad_file(project: Path, cli: Cli) -> None:
+    good, bad = job(project, name="good"), job(project, name="bad", kind="x")
+    lost = job(project, name="lost", code="nowhere")
+    wants = job(project, name="wants", requirements="none.txt")
+    answer = cli("validate", bad, good, lost, wants)
+    assert (answer.code, answer.out) == (2, f"{good}: valid\n")
+    errors = answer.err.splitlines()
+    assert [line.startswith(f"mlctl: {path}:1: ") for line, path in zip(errors, (bad, lost, wants), strict=True)] == [
+        True
+    ] * 3
+    assert [row["valid"] for row in cli("validate", bad, good, "--json").json] == [False, True]
+
+
+def test_plan_tells_what_is_not_honoured_and_compares(project: Path, cli: Cli) -> None:
+    (project / "mlctl.yaml").write_text("targets: {slow: {backend: local, grace: 60}}")
+    path = job(project, resources={"accelerators": "A10G:1"})
+    one = cli("plan", path)
+    assert "not honoured  resources.accelerators: the job sees what this machine has" in one.out
+    assert not (project.parent / "runs").exists()
+    both = cli("plan", path, "-t", "local", "-t", "slow")
+    assert "--- target local\n+++ target slow" in both.out
+    assert re.search(r'^-    "grace": 10,?\n\+    "grace": 60,?$', both.out, re.MULTILINE)
+    assert cli("list", "--json").json == []
+
+
+def test_config_names_each_origin(project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "org.yaml").write_text("profiles: {p: [{target: local}]}\nlocked: [profiles.p]\n")
+    (project / "mlctl.yaml").write_text("organisation: org.yaml\ntargets:\n  t: {backend: local}\n")
+    monkeypatch.setenv("MLCTL_PROFILE", "p")
+    found = cli("config", "--target", "t", "--json").json
+    assert {key: row["from"] for key, row in found.items()} == {
+        "profile": "MLCTL_PROFILE", "target": "--target", "targets.local.backend": "built in",
+            "targets.t.backend": f"{project}/mlctl.yaml:3",
+        "profiles.dev": "built in", "profiles.p": f"{project}/org.yaml:1", "locked": f"{project}/org.yaml:2",
+            "organisation": f"{project}/mlctl.yaml:1",
+    }  # fmt: skip
+    assert f"locked  profiles.p by {project}/org.yaml\n" in cli("config").out
+
+
+def test_doctor_fails_where_something_is_wrong(project: Path, cli: Cli) -> None:
+    (project / "mlctl.yaml").write_text("targets: {odd: {backend: nowhere}}")
+    answer = cli("doctor")
+    assert answer.code == 1
+    assert (
+        "fail  odd: target: targets.odd.backend: got 'nowhere', which is no platform known here; installed here: "
+        in answer.out
+    )
+    assert cli("doctor", "-t", "local").code == 0
+
+
+def test_gc_removes_what_is_old(project: Path, cli: Cli, done: str, home: Path) -> None:
+    name = Run.parse(done).name
+    for path in (home / "runs").rglob("*"):
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    dry = cli("gc", "--dry-run")
+    assert "would remove" in dry.out and name.rpartition("-")[0] in dry.out
+    assert cli("status", done).code == 0
+    assert cli("gc", "--json").json["removed"]
+    assert cli("status", done).code == 70
+    assert cli("list", "--json").json == []
+
+
+def test_init_makes_what_runs(project: Path, cli: Cli, refused: Callable[..., str]) -> None:
+    assert {line.split()[0] for line in cli("init", "--template", "list").out.splitlines()} >= {"TEMPLATE", "plain"}
+    made = cli("init", "demo", "--template", "plain")
+    assert made.code == 0
+    assert re.fullmatch(r"next: cd demo && mlctl run jobs/\w+\.yaml\n", made.err)
+    files = [Path(line) for line in made.out.splitlines()]
+    assert files and all(path.is_file() for path in files)
+    assert cli("validate", *(path for path in files if path.match("jobs/*.yaml"))).code == 0
+    assert refused(2, "init", "demo2", "--from", "x.py").startswith("--from writes into the script's own project")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(cli: Cli, shell: str) -> None:
+    script = cli("completion", shell)
+    assert script.code == 0
+    assert f"_MLCTL_COMPLETE={shell}_complete" in script.out
+
+
+def test_completion_completes() -> None:
+    env = {**os.environ, "_MLCTL_COMPLETE": "bash_complete", "COMP_WORDS": "mlctl va", "COMP_CWORD": "1"}
+    assert program(env=env).stdout == "plain,validate\n"
+
+
+# --- keys
+
+
+def test_the_same_key_is_the_same_run(project: Path, cli: Cli) -> None:
+    path = job(project, 'echo once >> "$MLCTL_CHECKPOINT_DIR/count"; cat "$MLCTL_CHECKPOINT_DIR/count"')
+    first = cli("run", path, "--key", "k", "--json")
+    again = cli("run", path, "--key", "k", "--json")
+    assert (first.json["run"], first.json["made"]) == (again.json["run"], True)
+    assert again.json["made"] is False
+    assert again.err.count("once") == 1
+    assert cli("run", path, "--key", "other", "--json").json["run"] != first.json["run"]
+
+
+def test_a_failure_is_reported_and_retried_when_asked(project: Path, cli: Cli) -> None:
+    script = 'if [ -e "$MLCTL_CHECKPOINT_DIR/second" ]; then exit 0; fi; touch "$MLCTL_CHECKPOINT_DIR/second"; exit 3'
+    path = job(project, script)
+    first = cli("run", path, "--key", "k", "--json")
+    assert (first.code, first.json["status"]["exit_code"]) == (1, 3)
+    reported = cli("run", path, "--key", "k", "--json")
+    assert (reported.code, reported.json["run"], reported.json["made"]) == (1, first.json["run"], False)
+    retried = cli("run", path, "--key", "k", "--retry", "--json")
+    assert (retried.code, retried.json["name"]) == (0, first.json["name"][:-1] + "1")
+    assert cli("run", path, "--key", "k", "--retry", "--json").json["run"] == retried.json["run"]
+
+
+def test_the_jobs_own_retry_is_spent(project: Path, cli: Cli) -> None:
+    answer = cli("run", job(project, "echo try; exit 3", retry={"error": 2}), "--key", "k", "--json")
+    assert (answer.code, answer.json["name"][-2:], answer.err.count("try\n")) == (1, "-2", 3)
+
+
+def test_another_job_under_the_same_key(project: Path, cli: Cli, refused: Callable[..., str]) -> None:
+    path = job(project, "true", params={"lr": 1})
+    first = cli("run", path, "--key", "k", "--json").json
+    said = refused(2, "run", path, "--key", "k", "-p", "lr=2")
+    assert said.startswith(
+        f"key 'k' names {first['run']}, which succeeded and was started for another version of this job: params changed;"
+    )
+    assert "--on-change adopt" in said and "--on-change replace" in said
+    assert cli("run", path, "--key", "k", "-p", "lr=2", "--on-change", "adopt", "--json").json["run"] == first["run"]
+    replaced = cli("run", path, "--key", "k", "-p", "lr=2", "--on-change", "replace", "--json").json
+    assert (replaced["made"], replaced["name"][-2:]) == (True, "-1")
+    assert cli("run", path, "--key", "k", "-p", "lr=2", "--json").json["run"] == replaced["run"]
+
+
+# --- while it runs
+
+
+def test_cancel(cli: Cli, waiting: tuple[str, Path]) -> None:
+    url, _ = waiting
+    name = Run.parse(url).name
+    until(lambda: cli("logs", url).out)
+    assert cli("status", url, "--json").json["state"] == "running"
+    assert cli("list", "--state", "running", "--json").json[0]["run"] == url
+    answer = cli("cancel", url)
+    assert (answer.code, answer.out) == (0, f"{name}: cancelled\n")
+    assert cli("cancel", url).out == answer.out
+    assert cli("wait", url).code == 130
+    assert cli("cancel", url, "nope").code == 70
+
+
+def test_logs_follow_to_the_end(waiting: tuple[str, Path]) -> None:
+    url, gate = waiting
+    process = start("logs", "-f", url)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"  # while the job is still going on
+    gate.touch()
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (0, "opened\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_the_job(project: Path, cli: Cli, number: signal.Signals) -> None:
+    path = job(project, f"echo ready; while [ ! -e '{project}/gate' ]; do sleep 0.02; done")
+    process = start("run", path, "--key", "k")
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    name = re.findall(r"job-\w+-0", err)[0]
+    assert err.splitlines()[1:] == [
+        f"mlctl: interrupted; the job goes on: mlctl logs -f {name} follows it, mlctl cancel {name} ends it"
+    ]
+    assert cli("status", name, "--json").json["state"] == "running"
+    (project / "gate").touch()
+    assert cli("run", path, "--key", "k").code == 0  # and the same command comes back to it
+
+
+def test_an_interrupt_cancels_where_asked(project: Path, cli: Cli) -> None:
+    process = start("run", job(project, "echo ready; sleep 60"), "--key", "k", "--on-interrupt", "cancel")
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert re.fullmatch(r"mlctl: interrupted: job-\w+-0 was cancelled", err.splitlines()[-1])
+    assert cli("status", "k", "--json").json["state"] == "cancelled"
+
+
+def test_an_interrupt_of_a_wait_is_one_line(waiting: tuple[str, Path]) -> None:
+    url, _ = waiting
+    process = start("-vv", "wait", url)
+    held = Path(f"/proc/{process.pid}/fd")
+    until(
+        lambda: any("pidfd" in str(one.readlink()) for one in held.iterdir() if one.is_symlink())
+    )  # it sleeps till the end
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err.splitlines()[-1:]) == (130, "", ["mlctl: interrupted"])
+    assert "Traceback" not in err
+
+
+# --- as a program among programs
+
+
+def test_a_reader_that_goes_away(project: Path, cli: Cli) -> None:
+    path = job(project, "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exit 3")
+    for command, codes in ((f"logs {path.stem}", "0"), (f"run {path} --key k", "1")):
+        cli("run", path, "--key", "k")
+        script = f'"{PROGRAM}" {command} | head -1; echo "${{PIPESTATUS[0]}}"'
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.stdout.splitlines() == ["line 0", codes]
+        assert "Traceback" not in done.stderr and "Broken" not in done.stderr
+
+
+def test_what_no_terminal_can_show(project: Path) -> None:
+    """Bytes that are no UTF-8 in a path, and letters that the terminal lacks."""
+    path = project / os.fsdecode(b"j\xff.yaml")
+    path.write_text('kind: train\nname: j\ncommand: [sh, -c, "echo é 日"]\n')
+    shown = program("validate", path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.endswith(r"j\udcff.yaml: valid" + "\n")
+    ran = program("run", path, env={**os.environ, "PYTHONIOENCODING": "latin-1"}, encoding="latin-1")
+    assert (ran.returncode, ran.stdout.splitlines()[0]) == (0, r"é \u65e5")
+    wrong = program("run", path, "-p", os.fsdecode(b"a=\xff"))
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
+
+def test_a_home_that_is_no_utf_8(project: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "MLCTL_HOME": os.fsdecode(os.fsencode(tmp_path) + b"/h\xff")}
+    submitted = program("submit", job(project), "--key", "k", env=env)
+    assert submitted.stdout.startswith("local://") and "h%FF" in submitted.stdout, submitted.stderr
+    assert program("wait", submitted.stdout.strip(), env=env).returncode == 0
+
+
+def test_a_parameter_that_is_no_utf_8(project: Path) -> None:
+    path = job(project, 'cat "$MLCTL_PARAMS_FILE"', params={"s": ""})
+    ran = program("run", path, "-p", os.fsdecode(b"s=\xff"), "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["status"]["state"] == "succeeded"
+
+
+def imported(code: str) -> set[str]:
+    """The modules that `code` brings into a fresh Python."""
+    script = f"import sys; before = set(sys.modules)\n{code}\nprint(chr(0) + ' '.join(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
+    return set(done.stdout.rpartition("\0")[2].split())
+
+
+HEAVY = {"yaml", "jsonschema", "platformdirs", "packaging", "tarfile", "boto3", "kubernetes"}
+
+
+def test_import_costs_next_to_nothing() -> None:
+    found = imported("import mlctl")
+    assert {name for name in found if name.startswith("mlctl")} == {"mlctl"}
+    assert not found & (HEAVY | {"click", "json", "logging", "subprocess", "importlib.metadata"})
+
+
+def test_help_imports_no_command() -> None:
+    found = imported("from mlctl.cli import run; run(['--help'])")
+    assert {name for name in found if name.startswith("mlctl")} == {"mlctl", "mlctl.cli", "mlctl.errors"}
+    assert not found & HEAVY
+
+
+def test_a_command_brings_only_its_own_group() -> None:
+    found = imported("from mlctl.cli import run; run(['schema', 'config'])")
+    assert "mlctl.cli.project" in found
+    assert not found & {"mlctl.cli.jobs", "mlctl.cli.runs", "jsonschema", "importlib.metadata", "mlctl.scaffold"}
+
+
+def test_status_needs_no_schema(done: str) -> None:
+    """Where no file is to be checked, what checks files isn't imported."""
+    found = imported(f"from mlctl.cli import run; run(['status', {done!r}])")
+    assert not found & {"jsonschema", "pathspec", "tarfile", "boto3", "kubernetes"}
+
+
+def test_every_public_name_is_there() -> None:
+    import mlctl
+
+    assert all(getattr(mlctl, name) is not None for name in mlctl.__all__)
+    assert issubclass(mlctl.InvalidJob, MlctlError)
+    assert set(mlctl.__all__) <= set(dir(mlctl))
+    with pytest.raises(AttributeError, match="module 'mlctl' has no attribute 'nothing'"):
+        _ = mlctl.nothing

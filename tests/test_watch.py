@@ -1,0 +1,312 @@
+"""The loop that waits: what it asks, how often, and what it makes of a platform that doesn't answer.
+
+The platforms here are scripted: a real one can't be made to fail on cue.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlctl
+from mlctl import watch
+from mlctl.backend import Base, Settings
+from mlctl.errors import MlctlError, RunNotFound, Unauthorized, Unavailable
+from mlctl.runs import Run, State, Status
+from mlctl.watch import Poller, rounds, until_done
+
+RUNNING = Status(State.RUNNING)
+DONE = Status(State.SUCCEEDED, exit_code=0)
+Answer = Status | MlctlError
+
+
+class Scripted(Base):
+    """A platform whose answers are given; it notes what it was asked, by which thread, and how long it paused."""
+
+    name = "scripted"
+    interval = 1.0
+
+    def __init__(self, answer: Callable[[int, Run], Answer]) -> None:
+        super().__init__(Settings("scripted", {}, Path("/nowhere")))
+        self.answer = answer
+        self.asked: list[list[Run]] = []
+        self.threads: set[int] = set()
+        self.pauses: list[float] = []
+        self.gate: threading.Semaphore | None = None
+
+    def status(self, runs: Sequence[Run]) -> Mapping[Run, Answer]:
+        self.asked.append(list(runs))
+        self.threads.add(threading.get_ident())
+        return {run: self.answer(len(self.asked) - 1, run) for run in runs}
+
+    def pause(self, runs: Sequence[Run], seconds: float) -> None:
+        self.pauses.append(seconds)
+        if self.gate:
+            self.gate.acquire(timeout=10)
+
+
+def scripted(answer: Callable[[int, Run], Answer]) -> Any:
+    return Scripted(answer)
+
+
+def run(number: int = 0) -> Run:
+    return Run("scripted", "a", "b", f"r-{number}")
+
+
+def after(rounds: int, status: Answer = DONE) -> Callable[[int, Run], Answer]:
+    return lambda round_, _: status if round_ >= rounds else RUNNING
+
+
+def raising(error: BaseException, first: int = 0, last: int = 10**9) -> Callable[[int, Run], Answer]:
+    """Raises in the rounds from `first` to before `last`; then all is done."""
+
+    def answer(round_: int, _: Run) -> Answer:
+        if first <= round_ < last:
+            raise error
+        return DONE if round_ >= last else RUNNING
+
+    return answer
+
+
+def ended(poller: Poller) -> bool:
+    """True once the poller's thread is gone."""
+    deadline = time.monotonic() + 10
+    while any(thread.name == f"mlctl-{poller.backend.name}" for thread in threading.enumerate()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+# ---- One waiter
+
+
+def test_each_status_is_seen_and_the_last_is_given() -> None:
+    backend, seen = scripted(after(3)), []
+    assert until_done(backend, run(), each=seen.append) == DONE
+    assert seen == [RUNNING] * 3 + [DONE]
+    assert backend.asked == [[run()]] * 4
+
+
+def test_pauses_grow_from_short_to_the_platforms_own() -> None:
+    backend = scripted(after(20))
+    until_done(backend, run())
+    assert backend.pauses[0] == watch.FIRST
+    assert backend.pauses == sorted(backend.pauses) and backend.pauses[-1] == backend.interval
+    faster = scripted(after(3))
+    until_done(faster, run(), interval=0.001)
+    assert faster.pauses == [0.001] * 3
+
+
+def test_an_outage_is_waited_out_however_long(caplog: pytest.LogCaptureFixture) -> None:
+    """Slower and slower, to a minute; a failed poll is never a failed run. 1,100 failures are most of a day."""
+    backend = scripted(raising(Unavailable("503"), 2, 1102))
+    with caplog.at_level(logging.WARNING, "mlctl"):
+        assert until_done(backend, run()) == DONE
+    assert len(backend.asked) == 1103
+    assert max(backend.pauses) == watch.SLOWEST and backend.pauses[100:1100] == [watch.SLOWEST] * 1000
+    assert "503; trying again" in caplog.text
+
+
+def test_after_an_outage_the_pace_is_the_old_one() -> None:
+    def answer(round_: int, _: Run) -> Answer:
+        if 5 <= round_ < 15:
+            raise Unavailable("503")
+        return DONE if round_ == 20 else RUNNING
+
+    backend = scripted(answer)
+    until_done(backend, run())
+    assert max(backend.pauses[5:15]) > backend.interval
+    assert all(pause <= backend.interval for pause in backend.pauses[15:])
+
+
+def test_an_outage_of_one_run_is_waited_out() -> None:
+    backend = scripted(lambda round_, _: Unavailable("lives elsewhere") if round_ < 3 else DONE)
+    assert until_done(backend, run()) == DONE
+
+
+@pytest.mark.parametrize("error", [RunNotFound("gone"), Unauthorized("no")])
+def test_an_error_about_the_run_is_raised(error: MlctlError) -> None:
+    with pytest.raises(type(error)):
+        until_done(scripted(after(2, error)), run())  # type: ignore[arg-type]
+    with pytest.raises(type(error)):
+        until_done(scripted(raising(error, 2)), run())
+
+
+def test_a_wait_that_is_not_enough() -> None:
+    backend = scripted(after(10**9))
+    assert until_done(backend, run(), timeout=0) is None
+    assert len(backend.asked) == 1  # asked once all the same
+    assert until_done(scripted(raising(Unavailable("503"))), run(), timeout=0.01) is None
+    assert until_done(scripted(after(0)), run(), timeout=0) == DONE
+
+
+def test_rounds_end_when_nobody_waits() -> None:
+    backend = scripted(after(10**9))
+    assert list(rounds(backend, list)) == []
+    live = [run()]
+    assert [live.clear() for _ in rounds(backend, lambda: live)] == [None]
+    assert len(backend.asked) == 1 and backend.pauses == []
+
+
+# ---- Many waiters
+
+
+def test_thousands_of_runs_are_one_call_a_round() -> None:
+    ends = {run(number): number % 7 for number in range(5000)}
+    backend = scripted(lambda round_, one: DONE if round_ >= ends[one] + 1 else RUNNING)
+    backend.gate = threading.Semaphore(0)
+    poller = Poller(backend, interval=0.001)
+    futures = [poller.watch(one) for one in ends]
+    for _ in range(20):
+        backend.gate.release()
+    assert not wait(futures, 20).not_done
+    assert {future.result() for future in futures} == {DONE}
+    assert ended(poller)
+    sizes = [len(asked) for asked in backend.asked]
+    assert len(sizes) <= 9 and max(sizes) == 5000
+    assert sizes[-6:] == sorted(sizes[-6:], reverse=True)  # what has ended is not asked about again
+    assert len(backend.threads) == 1
+    assert all(len(set(asked)) == len(asked) for asked in backend.asked)
+
+
+def test_the_same_run_has_the_same_future() -> None:
+    backend = scripted(after(10**9))
+    backend.gate = threading.Semaphore(0)
+    poller = Poller(backend)
+    first = poller.watch(run())
+    assert poller.watch(run()) is first
+    assert poller.watch(run(1)) is not first
+    poller.forget(run())
+    assert first.cancelled()
+    assert not poller.watch(run()).done()
+    poller.forget(run())
+    poller.forget(run(1))
+    poller.forget(run(2))  # of no one
+    backend.gate.release()
+    assert ended(poller)
+
+
+def test_the_thread_ends_and_another_starts() -> None:
+    backend = scripted(after(0))
+    poller = Poller(backend)
+    for number in range(5):
+        assert poller.watch(run(number)).result(10) == DONE
+        assert ended(poller)
+    assert len(backend.asked) == 5
+
+
+def test_watching_never_meets_a_thread_that_is_just_ending() -> None:
+    """A future that is left to no thread would never be done."""
+    poller = Poller(scripted(after(0)), interval=0)
+    for number in range(2000):
+        assert poller.watch(run(number)).result(10) == DONE
+    assert ended(poller)
+
+
+def test_many_threads_watch_and_forget() -> None:
+    poller = Poller(scripted(lambda round_, one: DONE if hash((round_, one.name)) % 3 == 0 else RUNNING), interval=0)
+    results: list[Status] = []
+
+    def work(me: int) -> None:
+        for number in range(100):
+            mine, other = run(me * 1000 + number), run(me * 1000 + number + 500)
+            future, dropped = poller.watch(mine), poller.watch(other)
+            poller.forget(other)
+            results.append(future.result(20))
+            assert dropped.done()
+
+    threads = [threading.Thread(target=work, args=(me,)) for me in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [DONE] * 800
+    assert ended(poller)
+
+
+def test_a_bad_run_spoils_no_other() -> None:
+    answers: dict[Run, Answer] = {run(0): RunNotFound("gone"), run(1): Unavailable("elsewhere"), run(2): DONE}
+    backend = scripted(lambda round_, one: DONE if round_ == 3 and one == run(1) else answers[one])
+    backend.gate = threading.Semaphore(0)
+    poller = Poller(backend)
+    futures = [poller.watch(run(number)) for number in range(3)]
+    for _ in range(10):
+        backend.gate.release()
+    with pytest.raises(RunNotFound):
+        futures[0].result(10)
+    assert (futures[1].result(10), futures[2].result(10)) == (DONE, DONE)
+    assert ended(poller)
+
+
+def test_an_outage_ends_no_wait() -> None:
+    poller = Poller(scripted(raising(Unavailable("503"), 0, 50)))
+    assert poller.watch(run()).result(10) == DONE
+    assert ended(poller)
+
+
+@pytest.mark.parametrize("error", [Unauthorized("expired"), ZeroDivisionError("a bug"), SystemExit(3)])
+def test_what_ends_the_loop_reaches_every_waiter(error: BaseException) -> None:
+    backend = scripted(raising(error, 1, 2))
+    backend.gate = threading.Semaphore(0)
+    poller = Poller(backend)
+    futures = [poller.watch(run(number)) for number in range(10)]
+    futures[3].cancel()  # by a waiter of its own, not through forget
+    backend.gate.release()
+    for number, future in enumerate(futures):
+        with pytest.raises(CancelledError if number == 3 else type(error)):
+            future.result(10)
+    assert ended(poller)
+    assert poller.watch(run()).result(10) == DONE  # and the poller goes on for who comes next
+    assert ended(poller)
+
+
+def test_a_future_that_its_waiter_cancelled_keeps_no_thread() -> None:
+    backend = scripted(after(10**9))
+    backend.gate = threading.Semaphore(0)
+    poller = Poller(backend)
+    future = poller.watch(run())
+    assert future.cancel()
+    again: Future[Status] = poller.watch(run())
+    assert again is not future and not again.done()
+    assert again.cancel()
+    backend.gate.release()
+    assert ended(poller)
+
+
+def test_a_thread_that_cannot_start_leaves_the_poller_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    poller = Poller(scripted(after(0)))
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError):
+            poller.watch(run())
+    assert poller.watch(run()).result(10) == DONE
+    assert ended(poller)
+
+
+# ---- A real platform
+
+
+def test_a_poller_over_real_runs() -> None:
+    handles = [
+        mlctl.submit({"kind": "process", "name": "t", "command": {"shell": f"sleep 0.{code}; exit {code}"}})
+        for code in range(1, 6)
+    ]
+    poller = Poller(handles[0].backend)
+    futures = [poller.watch(handle.run) for handle in handles]
+    unknown = poller.watch(Run("local", handles[0].run.account, handles[0].run.scope, "t-none-0"))
+    assert [future.result(20).exit_code for future in futures] == [1, 2, 3, 4, 5]
+    with pytest.raises(RunNotFound):
+        unknown.result(10)
+    assert ended(poller)
