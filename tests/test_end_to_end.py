@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,13 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from mlctl import cli, document, errors
+from mlctl.errors import InvalidConfig
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(*words: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     """What a program prints; fails with all that it said unless it succeeds."""
     done = subprocess.run(
-        [str(word) for word in words], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=280, check=False
+        [str(word) for word in words],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
     )
     assert done.returncode == 0, f"{words}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -119,8 +129,40 @@ def test_help_and_import_bring_nothing_heavy() -> None:
     code = "import mlctl, mlctl.cli, sys; mlctl.cli.run(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(done.stderr.split())
-    assert not loaded & {"yaml", "jsonschema", "pathspec", "platformdirs", "mlctl.api", "mlctl.backends.local", "asyncio"}
+    assert not loaded & {
+        "yaml",
+        "jsonschema",
+        "pathspec",
+        "platformdirs",
+        "mlctl.api",
+        "mlctl.backends.local",
+        "asyncio",
+    }
 
 
 def test_generated_files_are_up_to_date() -> None:
     run(sys.executable, ROOT / "tools/generate.py", "--check", cwd=ROOT)
+
+
+def test_yaml_in_the_docs_is_valid(tmp_path: Path) -> None:
+    """Every YAML block that is a whole job or a whole configuration passes its schema."""
+    found = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.DOTALL):
+            parsed = document.parse(block.encode(), path.name, InvalidConfig)
+            schema = "job" if "kind" in parsed.data else "config"
+            if schema == "job" or "targets" in parsed.data:
+                document.check(parsed, schema)
+                found.append(schema)
+    assert sorted(set(found)) == ["config", "job"]
+
+
+def test_docs_name_every_command_and_exit_code() -> None:
+    text = (ROOT / "docs/command-line.md").read_text()
+    assert [name for name in cli.COMMANDS if f"`{name}" not in text and f"mlctl {name}" not in text] == []
+    codes = {
+        error.exit_code
+        for error in vars(errors).values()
+        if isinstance(error, type) and isinstance(getattr(error, "exit_code", None), int)
+    }
+    assert [code for code in {*codes, 0, 1, 124, 130} if f"| {code} |" not in text] == []

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import mlctl
-from mlctl import api, ledger, lifecycle
+from mlctl import api, ledger, lifecycle, watch
 from mlctl import cli as command_line
 from mlctl.backend import Settings
 from mlctl.backends.local import Local, folder
@@ -841,8 +841,8 @@ def test_waiting_for_what_a_killed_shim_left_is_no_busy_loop(tmp_path: Path, hom
 def test_shim_and_job_are_killed(tmp_path: Path) -> None:
     handle = running(SLEEPER, tmp_path / "ready", key="k", retry={"infra": 1})
     os.killpg(shim(handle), signal.SIGKILL)
-    until(lambda: not folder.held(at(handle) / "lock"))
-    status = handle.status()
+    status = mlctl.reach(handle.url).ended(20)  # without the retry
+    assert status
     assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.INFRA, None)
     again = running(SLEEPER, tmp_path / "ready", key="k", retry={"infra": 1})
     assert again.run.attempt == 1
@@ -892,6 +892,15 @@ def test_a_run_of_another_host() -> None:
     for method in (backend.logs, backend.cancel, backend.result):
         with pytest.raises(Unavailable, match=r"lives on elsewhere, and this is .*; ask there"):
             method(run)
+
+
+def test_waiting_for_a_run_of_another_host_is_no_busy_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, asked = ran("exit 0").backend, []
+    real = backend.status
+    monkeypatch.setattr(backend, "status", lambda runs: asked.append(1) or real(runs))
+    run = Run("local", "elsewhere", "home/x", "t-aaaaaaaaaaaaaaaa-0")
+    assert watch.until_done(backend, run, timeout=0.3) is None
+    assert len(asked) <= 6
 
 
 def test_an_unknown_run() -> None:

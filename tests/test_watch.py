@@ -128,8 +128,9 @@ def test_after_an_outage_the_pace_is_the_old_one() -> None:
 
 
 def test_an_outage_of_one_run_is_waited_out() -> None:
-    backend = scripted(lambda round_, _: Unavailable("lives elsewhere") if round_ < 3 else DONE)
+    backend = scripted(lambda round_, _: Unavailable("lives elsewhere") if round_ < 30 else DONE)
     assert until_done(backend, run()) == DONE
+    assert backend.pauses == sorted(backend.pauses) and backend.pauses[-1] == watch.SLOWEST
 
 
 @pytest.mark.parametrize("error", [RunNotFound("gone"), Unauthorized("no")])

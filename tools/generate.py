@@ -19,6 +19,23 @@ from mlctl import decide, document
 ROOT = Path(__file__).resolve().parent.parent
 
 
+JOB_FILE = """\
+# The job file
+
+Written by `make generated` from the schema, which `mlctl schema` prints and editors complete from. Relative paths are
+relative to the file; on the command line, to the working folder. Scalars follow YAML 1.2: `no` and `on` are words,
+`1e-3` is a number.
+
+| field | what it is | what it takes |
+|---|---|---|
+ROWS
+
+A command that is a string is split to words as a shell would, and no shell runs. `${{params.NAME}}`,
+`${{inputs.NAME}}` and `${{outputs.NAME}}` are replaced inside words and in `env`, after the split, once. What only a
+shell can do (`|`, `&&`, `$NAME`) needs `command: {shell: ...}`, whose script gets its values from the environment only.
+"""
+
+
 def generated() -> Iterator[tuple[Path, str]]:
     """Every generated file and what it should hold."""
     runtime = (ROOT / "core/mlctl/runtime.py").read_text()
@@ -38,22 +55,8 @@ def _between(text: str, name: str, body: str) -> str:
 def job_file() -> str:
     """The reference of the job file, a row for each field of the schema."""
     schema = json.loads(document.schema_text("job"))
-    lines = [
-        "# The job file",
-        "",
-        "Written by `make generated` from the schema, which `mlctl schema` prints and editors complete from. Relative paths are relative to",
-        "the file; on the command line, to the working folder. Scalars follow YAML 1.2: `no` and `on` are words, `1e-3` is a number.",
-        "",
-        "| field | what it is | what it takes |",
-        "|---|---|---|",
-        *_rows(schema, "", frozenset(schema["required"])),
-        "",
-        "A command that is a string is split to words as a shell would, and no shell runs. `${{params.NAME}}`, `${{inputs.NAME}}` and",
-        "`${{outputs.NAME}}` are replaced inside words and in `env`, after the split, once. What only a shell can do (`|`, `&&`, `$NAME`)",
-        "needs `command: {shell: ...}`, whose script gets its values from the environment only.",
-        "",
-    ]
-    return "\n".join(lines)
+    rows = "\n".join(_rows(schema, "", frozenset(schema["required"])))
+    return JOB_FILE.replace("ROWS", rows)
 
 
 def _rows(schema: Mapping[str, Any], prefix: str, required: frozenset[str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ run.wait().result().outputs["model"]
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,11 +19,13 @@ from . import config as configuration
 from . import jobfile, ledger, lifecycle, watch
 from .backend import Backend, Settings
 from .config import Config
-from .errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, one_line
+from .errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, did_you_mean, one_line
 from .job import Job
 from .runs import Key, Plan, Result, Run, Stamp, State, Status
 
 __all__ = ["RunHandle", "execution", "load", "plan", "reach", "run", "submit"]
+
+log = logging.getLogger(__name__)
 
 JobLike = Job | Mapping[str, Any] | str | Path
 """A job, what its file would hold, or the path of its file."""
@@ -63,15 +66,21 @@ def execution(
         raise InvalidConfig("key: is empty; leave it out for a new run")
     made = load(job, params, inputs)
     if not isinstance(config, Config):
-        file = None if isinstance(job, Mapping) else Path(made.document.source)
+        file = None if isinstance(job, Mapping) else made.document.folder / Path(made.document.source).name
         config = configuration.load(file, config, profile, target)
         target = None
     if config.defaults:
         made = jobfile.load(made, defaults=config.defaults)
+    known = backends.names()
+    for name in made.platforms:
+        if name not in known and (near := did_you_mean(name, known)):
+            log.warning("platforms.%s: no platform of that name is known here%s", name, near)
     chosen = config.target(target or config.route(made), settings)
     at = Settings(chosen.name, chosen.settings, config.home)
-    name = Key(key or os.urandom(8).hex(), made.name)
-    return lifecycle.Execution(made, backends.load(chosen.backend, at), at, name, values or {}, retry, on_change, accepts)
+    asked = Key(key or os.urandom(8).hex(), made.name)
+    return lifecycle.Execution(
+        made, backends.load(chosen.backend, at), at, asked, values or {}, retry, on_change, accepts
+    )
 
 
 def plan(job: JobLike, **options: Any) -> Plan:

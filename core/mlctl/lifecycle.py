@@ -9,6 +9,7 @@ that finds the same attempts under the same key, and decides the same.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -18,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from . import ledger, watch
 from .backend import Backend, Facts, Settings
 from .decide import Action, Decision, decide
-from .errors import InvalidJob, MlctlError, RunExists
+from .errors import InvalidJob, MlctlError, RunExists, Unavailable
 from .job import Job
 from .policy import Admitted, admit
-from .runs import Found, Key, Logs, Plan, Run, Stamp, State, Status
+from .runs import Found, Key, Logs, Plan, Reason, Run, Stamp, State, Status
 from .stage import stage
 
 __all__ = ["ON_CHANGE", "Execution", "Outcome", "cancel", "lines"]
@@ -31,6 +32,14 @@ log = logging.getLogger(__name__)
 ON_CHANGE = ("fail", "adopt", "replace")
 """What to do where a key is met again and the job is another: an error, take the run that is there, or end it and start
 anew."""
+
+
+UNSTARTED = 3
+"""How many attempts that never start one call makes. Each is free of charge, and something may be wrong with the platform."""
+
+
+TAKEN = 12
+"""How often, over some 20 seconds, one call looks for a run whose name is taken and that the platform doesn't list."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ class Execution:
         """
         _, _, stamp = self.prepare()
         self._admitted(0)  # refused before anything is looked up
+        taken = 0
         while True:
             attempts = self.backend.find(self.key)
             for found in attempts:
@@ -110,11 +120,19 @@ class Execution:
                 watch.until_done(self.backend, decision.found.run)
                 continue
             if decision.found:
+                self.again = (
+                    self.again and decision.found.status.state.terminal
+                )  # what still runs is what was asked for
                 return Outcome(decision.found.run, False, decision.found.status)
             try:
                 return self._submit(decision.attempt, stamp)
-            except RunExists:  # somebody was faster: look again; theirs is the attempt that was asked for
-                self.again = False
+            except RunExists as error:  # somebody was faster: look again; theirs is the attempt that was asked for
+                self.again, taken = False, taken + 1
+                if taken == TAKEN:
+                    raise Unavailable(
+                        f"{error.run}: its name is taken, and the platform doesn't list it; try later"
+                    ) from None
+                self.backend.pause([error.run], min(0.01 * 2**taken, 5.0))  # some platforms list it a little later
 
     def _changed(self, found: Found, stamp: Stamp) -> Decision:
         """The key was met again with another job: an error, or the next attempt once the old run has ended."""
@@ -154,7 +172,7 @@ class Execution:
         owner's late cancel), is followed by the next attempt, once.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        inherited = not outcome.made
+        inherited, unstarted = not outcome.made, 0
         while True:
             status = outcome.status
             if status is None or not status.state.terminal:
@@ -167,7 +185,8 @@ class Execution:
                     log.info("%s was cancelled by somebody else; starting the next attempt", run.name)
                     inherited, self.again = False, True
             outcome = replace(outcome, status=status)
-            if status.state is State.SUCCEEDED or self.stopped.is_set():
+            unstarted += status.reason is Reason.ABANDONED
+            if status.state is State.SUCCEEDED or self.stopped.is_set() or unstarted == UNSTARTED:
                 return outcome
             following = self.start()
             if following.run == outcome.run:
@@ -186,15 +205,15 @@ def _is(state: State) -> str:
 
 def cancel(backend: Backend, run: Run, timeout: float | None = None) -> Status | None:
     """Asks for the end of `run`, and waits for it; the status, or None where `timeout` seconds were not enough."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    for answer in watch.rounds(backend, lambda: [run]):
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    for answer in watch.rounds(backend, lambda: [run], deadline=deadline):
         status = answer.get(run)
         if isinstance(status, MlctlError):
             raise status
         if status and status.state.terminal:
             return status
         backend.cancel(run)
-        if deadline is not None and time.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             return None
     return None
 

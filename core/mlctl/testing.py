@@ -38,9 +38,9 @@ FAULTS = ("throttled", "forbidden", "lost_response")
 out, and its answer lost."""
 
 HOSTILE = (
-    "a'; echo foo", 'a"b', "two\nlines", "tab\there", "ünïcödé ☃", "$(HOME)", "${HOME}", "`id`", "${{inputs.x}}", "${{params.text}}",
-    "{{secrets/a/b}}", "{{job.id}}", "{{workflow.name}}", "{% raw %}", "%s %d", "\\n\\", "-rf", "--", "*", "~", "#", "!", "a=b", " ", "",
-    "x" * 10_000,
+    "a'; echo foo", 'a"b', "two\nlines", "tab\there", "ünïcödé ☃", "$(HOME)", "${HOME}", "`id`", "${{inputs.x}}",
+    "${{params.text}}", "{{secrets/a/b}}", "{{job.id}}", "{{workflow.name}}", "{% raw %}", "%s %d", "\\n\\", "-rf", "--",
+    "*", "~", "#", "!", "a=b", " ", "", "x" * 10_000,
 )  # fmt: skip
 """Values of parameters that arrive inside the job as they were sent, or are refused by `plan`."""
 

@@ -7,6 +7,7 @@ A failed poll is never a failed run: it is tried again, slower.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,27 +27,30 @@ SLOWEST = 60.0
 
 
 def rounds(
-    backend: Backend, runs: Callable[[], Sequence[Run]], interval: float | None = None
+    backend: Backend, runs: Callable[[], Sequence[Run]], interval: float | None = None, deadline: float = math.inf
 ) -> Iterator[Mapping[Run, Status | MlctlError]]:
     """What the platform says of `runs()`, round after round, for as long as the caller goes on and there are runs.
 
     The pause between rounds grows from 20 ms to `interval` seconds (the platform's own unless given), and beyond, to a
-    minute, while the platform is unavailable; a round without an answer is empty. Raises Unauthorized.
+    minute, while the platform is unavailable; a round without an answer is empty. No pause goes beyond `deadline`, on
+    the monotonic clock; stopping there is the caller's. Raises Unauthorized.
     """
     slowest = backend.interval if interval is None else interval
     delay, failures = min(FIRST, slowest), 0
     while batch := runs():
         try:
             answer: Mapping[Run, Status | MlctlError] = backend.status(batch)
-            failures = 0
         except Unavailable as error:
             log.warning("%s; trying again", error)
-            answer, failures = {}, min(failures + 1, 20)  # far beyond a minute, whatever the delay
+            answer = {}
+        silent = all(isinstance(one, Unavailable) for one in answer.values())
+        failures = min(failures + 1, 20) if silent else 0  # 20 doublings are beyond a minute, whatever the delay
         yield answer
         batch = runs()
         if not batch:
             return
-        backend.pause(batch, min(delay * 2**failures, max(SLOWEST, slowest)) if failures else delay)
+        pause = min(delay * 2**failures, max(SLOWEST, slowest)) if failures else delay
+        backend.pause(batch, max(0.0, min(pause, deadline - time.monotonic())))
         delay = min(delay * GROWTH, slowest)
 
 
@@ -58,9 +62,9 @@ def until_done(
 
     `each` is called with every status on the way. Raises what the platform says of this run: RunNotFound, Unauthorized.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     live = [run]
-    for answer in rounds(backend, lambda: live, interval):
+    for answer in rounds(backend, lambda: live, interval, deadline):
         status = answer.get(run)
         if isinstance(status, MlctlError):
             if not isinstance(status, Unavailable):
@@ -71,7 +75,7 @@ def until_done(
                 each(status)
             if status.state.terminal:
                 return status
-        if deadline is not None and time.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             return None
     return None
 

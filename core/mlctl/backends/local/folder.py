@@ -297,7 +297,7 @@ def sleep_until_end(folders: Sequence[Path], seconds: float) -> None:
     try:
         for path in folders:
             while True:  # a run that is starting has no process to wait for yet
-                names = _names(path) if path.exists() else {"exit": ""}
+                names = _names(path)
                 if "exit" in names or time.monotonic() >= deadline:
                     return
                 if "started" in names:
@@ -308,6 +308,8 @@ def sleep_until_end(folders: Sequence[Path], seconds: float) -> None:
         if poll.poll(0):  # a zombie
             raise ProcessLookupError
         poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    except FileNotFoundError:  # no run of this machine
+        time.sleep(seconds)
     except OSError:  # ended between the listing and the opening, or was killed before it could note its end
         time.sleep(min(0.1, seconds))
     finally:
