@@ -128,9 +128,16 @@ def test_after_an_outage_the_pace_is_the_old_one() -> None:
 
 
 def test_an_outage_of_one_run_is_waited_out() -> None:
-    backend = scripted(lambda round_, _: Unavailable("lives elsewhere") if round_ < 30 else DONE)
+    """Once it was seen: a run that can't be seen from the start, such as another machine's, would be waited for for ever."""
+    backend = scripted(lambda round_, _: RUNNING if round_ == 0 else Unavailable("lost") if round_ < 30 else DONE)
     assert until_done(backend, run()) == DONE
     assert backend.pauses == sorted(backend.pauses) and backend.pauses[-1] == watch.SLOWEST
+    backend = scripted(lambda round_, _: Unavailable("lives elsewhere"))
+    with pytest.raises(Unavailable, match="lives elsewhere"):
+        until_done(backend, run())
+    assert len(backend.asked) == 1
+    with pytest.raises(Unavailable, match="lives elsewhere"):
+        Poller(backend).watch(run()).result(10)
 
 
 @pytest.mark.parametrize("error", [RunNotFound("gone"), Unauthorized("no")])
@@ -234,8 +241,9 @@ def test_many_threads_watch_and_forget() -> None:
 
 
 def test_a_bad_run_spoils_no_other() -> None:
-    answers: dict[Run, Answer] = {run(0): RunNotFound("gone"), run(1): Unavailable("elsewhere"), run(2): DONE}
-    backend = scripted(lambda round_, one: DONE if round_ == 3 and one == run(1) else answers[one])
+    answers: dict[Run, Answer] = {run(0): RunNotFound("gone"), run(1): RUNNING, run(2): DONE}
+    later = {1: Unavailable("lost"), 2: Unavailable("lost"), 3: DONE}
+    backend = scripted(lambda round_, one: later[round_] if round_ and one == run(1) else answers[one])
     backend.gate = threading.Semaphore(0)
     poller = Poller(backend)
     futures = [poller.watch(run(number)) for number in range(3)]

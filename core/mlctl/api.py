@@ -19,7 +19,7 @@ from . import config as configuration
 from . import jobfile, ledger, lifecycle, watch
 from .backend import Backend, Settings
 from .config import Config
-from .errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, did_you_mean, one_line
+from .errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable, did_you_mean, one_line
 from .job import Job
 from .runs import Key, Plan, Result, Run, Stamp, State, Status
 
@@ -209,16 +209,15 @@ class RunHandle:
     def logs(self, follow: bool = False) -> Iterator[str]:
         """The lines so far; with `follow`, until the run has ended."""
         cursor = ""
-        rounds = watch.rounds(self._backend, lambda: [self._run]) if follow else iter([{self._run: None}])
-        for answer in rounds:
-            status = answer.get(self._run)
-            if isinstance(status, MlctlError):
-                raise status
-            for logs in lifecycle.lines(self._backend, self._run, cursor):
-                yield from logs.lines
-                cursor = logs.cursor
-            if status and status.state.terminal:
-                return
+        for _ in watch.follow(self._backend, self._run) if follow else (None,):
+            try:
+                for logs in lifecycle.lines(self._backend, self._run, cursor):
+                    yield from logs.lines
+                    cursor = logs.cursor
+            except Unavailable as error:
+                if not follow:
+                    raise
+                log.warning("%s; trying again", error)
 
     def cancel(self, timeout: float | None = None) -> Status | None:
         """Ends the run and waits for its end; the status, or None after `timeout` seconds. A no-op where it has

@@ -181,8 +181,14 @@ class Base:
     remembers: timedelta | None = None
     name_limit: int = 63
     interval: float = 10.0
+    takes: frozenset[str] = frozenset({"secrets"})
+    """The settings that a target of this platform may have."""
 
     def __init__(self, settings: Settings) -> None:
+        for name in settings.values:
+            if name not in self.takes:
+                near = did_you_mean(name, self.takes) or f"; {self.name} takes {', '.join(sorted(self.takes))}"
+                raise settings.fail(name, f"unknown setting{near}")
         self.settings = settings
 
     def pause(self, runs: Sequence[Run], seconds: float) -> None:

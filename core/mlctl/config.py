@@ -175,12 +175,14 @@ def _path(text: str | Path, origin: str) -> Path:
 def _project(job_file: Path | None, file: str | Path | None) -> Document | None:
     if file:
         return _read(_path(file, "the configuration"))
-    for start in (job_file and Path(os.path.abspath(job_file)).parent, Path.cwd()):  # noqa: PTH100 - without its `..`
-        for folder in (start, *start.parents) if start else ():
-            if os.path.isfile(folder / FILE):  # noqa: PTH113 - a folder that can't be searched has none
-                return _read(folder / FILE)
-            if os.path.exists(folder / ".git"):  # noqa: PTH110
+    for start in (job_file and os.path.dirname(os.path.abspath(job_file)), os.getcwd()):  # noqa: PTH100, PTH109, PTH120
+        folder, above = start, None
+        while folder and folder != above:
+            if os.path.isfile(f"{folder}/{FILE}"):  # noqa: PTH113 - a folder that can't be searched has none
+                return _read(Path(folder, FILE))
+            if os.path.exists(f"{folder}/.git"):  # noqa: PTH110
                 break
+            folder, above = os.path.dirname(folder), folder  # noqa: PTH120
     return None
 
 

@@ -9,7 +9,6 @@ that finds the same attempts under the same key, and decides the same.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
@@ -19,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from . import ledger, watch
 from .backend import Backend, Facts, Settings
 from .decide import Action, Decision, decide
-from .errors import InvalidJob, MlctlError, RunExists, Unavailable
+from .errors import InvalidJob, RunExists, Unavailable
 from .job import Job
 from .policy import Admitted, admit
 from .runs import Found, Key, Logs, Plan, Reason, Run, Stamp, State, Status
@@ -205,16 +204,10 @@ def _is(state: State) -> str:
 
 def cancel(backend: Backend, run: Run, timeout: float | None = None) -> Status | None:
     """Asks for the end of `run`, and waits for it; the status, or None where `timeout` seconds were not enough."""
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
-    for answer in watch.rounds(backend, lambda: [run], deadline=deadline):
-        status = answer.get(run)
-        if isinstance(status, MlctlError):
-            raise status
-        if status and status.state.terminal:
+    for status in watch.follow(backend, run, timeout):
+        if status.state.terminal:
             return status
         backend.cancel(run)
-        if time.monotonic() >= deadline:
-            return None
     return None
 
 

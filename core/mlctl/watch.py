@@ -1,6 +1,6 @@
 """The only loop: asks a platform about many runs, by batch, until each has ended.
 
-`rounds` is the loop; `until_done` is one waiter in its own thread, `Poller` one thread for any number of waiters.
+`rounds` is the loop; `follow` is one waiter in its own thread, `Poller` one thread for any number of waiters.
 A failed poll is never a failed run: it is tried again, slower.
 """
 
@@ -17,7 +17,7 @@ from .backend import Backend
 from .errors import MlctlError, Unavailable
 from .runs import Run, Status
 
-__all__ = ["Poller", "rounds", "until_done"]
+__all__ = ["Poller", "follow", "rounds", "until_done"]
 
 log = logging.getLogger(__name__)
 
@@ -54,29 +54,42 @@ def rounds(
         delay = min(delay * GROWTH, slowest)
 
 
+def follow(backend: Backend, run: Run, timeout: float | None = None, interval: float | None = None) -> Iterator[Status]:
+    """Each status of `run`, to the terminal one, or for `timeout` seconds.
+
+    Raises what the platform says of this run: RunNotFound, Unauthorized, and Unavailable where it can't be seen from the
+    start; once it was seen, it is asked for again.
+    """
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    seen = False
+    for answer in rounds(backend, lambda: [run], interval, deadline):
+        status = answer.get(run)
+        if isinstance(status, MlctlError):
+            if not (seen and isinstance(status, Unavailable)):
+                raise status
+            log.warning("%s; trying again", status)
+        elif status is not None:
+            seen = True
+            yield status
+            if status.state.terminal:
+                return
+        if time.monotonic() >= deadline:
+            return
+
+
 def until_done(
     backend: Backend, run: Run, timeout: float | None = None, each: Callable[[Status], None] | None = None,
     interval: float | None = None,
 ) -> Status | None:  # fmt: skip
     """The status of `run` once it is terminal, or None where `timeout` seconds were not enough.
 
-    `each` is called with every status on the way. Raises what the platform says of this run: RunNotFound, Unauthorized.
+    `each` is called with every status on the way. Raises as `follow` does.
     """
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
-    live = [run]
-    for answer in rounds(backend, lambda: live, interval, deadline):
-        status = answer.get(run)
-        if isinstance(status, MlctlError):
-            if not isinstance(status, Unavailable):
-                raise status
-            log.warning("%s; trying again", status)
-        elif status is not None:
-            if each:
-                each(status)
-            if status.state.terminal:
-                return status
-        if time.monotonic() >= deadline:
-            return None
+    for status in follow(backend, run, timeout, interval):
+        if each:
+            each(status)
+        if status.state.terminal:
+            return status
     return None
 
 
@@ -91,11 +104,11 @@ class Poller:
         self.interval = interval
         self._lock = threading.Lock()
         self._waiting: dict[Run, Future[Status]] = {}
+        self._seen: set[Run] = set()
         self._thread: threading.Thread | None = None
 
     def watch(self, run: Run) -> Future[Status]:
-        """A future of the run's terminal status; the same future for the same run. An error about the run is its
-        exception."""
+        """A future of the run's terminal status; the same future for the same run. Its exception is what `follow` raises."""
         with self._lock:
             future = self._waiting.get(run)
             if future is None or future.cancelled():
@@ -126,10 +139,12 @@ class Poller:
             for answer in rounds(self.backend, self._runs, self.interval):
                 for run, status in answer.items():
                     if isinstance(status, MlctlError):
-                        if not isinstance(status, Unavailable):
+                        if not (run in self._seen and isinstance(status, Unavailable)):
                             self._end(run, error=status)
                     elif status.state.terminal:
                         self._end(run, status)
+                    else:
+                        self._seen.add(run)
         except BaseException as error:  # whatever it is, the waiters must hear of it, not hang
             with self._lock:
                 self._thread = None
@@ -139,6 +154,7 @@ class Poller:
                     future.set_exception(error)
 
     def _end(self, run: Run, status: Status | None = None, error: MlctlError | None = None) -> None:
+        self._seen.discard(run)
         with self._lock:
             future = self._waiting.pop(run, None)
         if future is None or not future.set_running_or_notify_cancel():

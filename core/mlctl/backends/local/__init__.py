@@ -26,7 +26,7 @@ from typing import Any
 
 from mlctl import contract
 from mlctl.backend import Base, Facts, Features, Finding
-from mlctl.errors import InvalidJob, MlctlError, RunExists, RunNotFound, Unavailable, Unsupported
+from mlctl.errors import InvalidJob, MlctlError, RunExists, RunNotFound, Unavailable, Unsupported, one_line
 from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, Status, Upload
@@ -62,6 +62,7 @@ class Local(Base):
 
     name = "local"
     interval = 0.5
+    takes = frozenset({"inherit_env", "grace", "secrets", "layout"})
     features = Features(
         kinds=frozenset({"process", "train", "batch-inference"}),
         honours=frozenset(
@@ -132,6 +133,8 @@ class Local(Base):
             },
             "outputs": outputs,
             "folder": at,
+            "labels": dict(job.labels),
+            "tags": list(job.tags),
             "timeout": job.timeout,
             "grace": self._grace(),
         }
@@ -162,7 +165,7 @@ class Local(Base):
     def _grace(self) -> int:
         value = self.settings.values.get("grace", 10)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 3600:
-            raise self.settings.fail("grace", f"got {value!r}, expected seconds from 0 to 3600")
+            raise self.settings.fail("grace", f"got {one_line(value)}, expected seconds from 0 to 3600")
         return value
 
     def _source(self, name: str) -> str:

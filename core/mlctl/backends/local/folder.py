@@ -89,6 +89,7 @@ done
 """
 
 _SIGNALS = {128 + number: signal.Signals(number).name for number in (1, 2, 3, 6, 9, 11, 13, 15)}
+_SETTABLE = [int(number) for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
 _children: set[int] = set()
 
 
@@ -124,7 +125,7 @@ def spawn(
     ]
     pid = os.posix_spawn(
         "/bin/sh", ["mlctl", "-c", script, "mlctl", *args], dict(env), file_actions=actions, setsid=True, setsigmask=[],
-        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        setsigdef=_SETTABLE,
     )  # fmt: skip
     _children.add(pid)
     return pid
@@ -302,7 +303,7 @@ def sleep_until_end(folders: Sequence[Path], seconds: float) -> None:
                     return
                 if "started" in names:
                     break
-                time.sleep(min(0.001, seconds))
+                time.sleep(min(0.0002, seconds))
             opened.append(os.pidfd_open(int(names["started"])))
             poll.register(opened[-1], select.POLLIN)
         if poll.poll(0):  # a zombie

@@ -29,6 +29,7 @@ class Platform(Base):
     name = "my-project"
     remembers = timedelta(0)      # how long the platform keeps a finished run; None: until somebody removes it
     interval = 0.2                # seconds between two polls
+    takes = frozenset({"folder", "secrets"})      # a target's settings; another is an error, never ignored
     features = Features(
         kinds=frozenset({"process", "train", "batch-inference"}),
         honours=frozenset({"command.shell", "params", "outputs", "env", "secrets"}),
