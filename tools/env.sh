@@ -9,7 +9,7 @@ wanted=$(cksum <"$lock")
 if [ "$(cat "$env/.ready" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 echo "setup: $env from $lock"
 .venv/bin/python -m venv --clear "$env"
-pip() { "$env/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { "$env/bin/python" -m pip --disable-pip-version-check --quiet --quiet "$@"; }
 pip install --require-hashes -r "$lock"
 pip install --no-build-isolation --no-deps --no-index -e .
 echo "$wanted" >"$env/.ready"

@@ -23,7 +23,7 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then # Debian keeps it apart
 fi
 echo "setup: .venv from $lock"
 [ -x .venv/bin/python ] && .venv/bin/python -c 'import pip' 2>/dev/null || "$python" -m venv --clear .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet --quiet "$@"; }
 pip install --require-hashes -r "$lock"
 pip install --no-build-isolation --no-deps --no-index -e .
 echo "$wanted" >".venv/.$name"

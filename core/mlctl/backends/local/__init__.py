@@ -19,8 +19,7 @@ import shutil
 import socket
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, Status, Upload
 
-from . import environment, folder
+from . import environment, folder, start
 
 __all__ = ["Local"]
 
@@ -148,7 +147,7 @@ class Local(Base):
         if unknown := job.platforms.get("local", {}).keys() - {"layout"}:
             raise job.fail(("platforms", "local", min(unknown)), "unknown field; expected layout")
         for word in (*argv, *request["env"].values()):
-            if not _passable(word):
+            if not start.passable(word):
                 raise job.fail(("command",), "a null byte, or half a character, can't be passed to a process")
         uploads: tuple[Upload, ...] = ()
         if job.package:
@@ -213,8 +212,8 @@ class Local(Base):
         """
         request = plan.plan.request
         environment.ensure(request["python"])
-        env = self._environment(request)
-        argv = [self._program(request["argv"][0], env), *request["argv"][1:]]
+        env = start.environment(request, self.settings)
+        argv = [start.program(request["argv"][0], env), *request["argv"][1:]]
         run, at = self._run(plan.plan.name), Path(request["folder"])
         try:
             at.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +224,7 @@ class Local(Base):
             stack.callback(shutil.rmtree, draft, ignore_errors=True)  # nothing is there once it has its name
             try:
                 lock = stack.enter_context(folder.locked(draft / "lock"))
-                self._fill(draft, request, stamp)
+                start.fill(draft, request, stamp, self.settings.home)
                 draft.rename(at)
             except OSError as reason:
                 if at.exists():
@@ -240,73 +239,6 @@ class Local(Base):
                     raise InvalidJob(f"command: {text}") from None
                 raise _unavailable(at, reason) from None
         return run
-
-    def _environment(self, request: Mapping[str, Any]) -> dict[str, str]:
-        env = {name: os.environ[name] for name in request["inherit_env"] if name in os.environ}
-        bin_folder = str(Path(request["python"]["path"]).parent)
-        env["PATH"] = f"{bin_folder}{os.pathsep}{env.get('PATH', os.defpath)}"
-        if request["python"]["from"] != "interpreter":
-            env["VIRTUAL_ENV"] = str(Path(bin_folder).parent)
-        env.update(request["env"])
-        for name, source in request["secrets"].items():
-            env[name] = self._secret(name, source)
-        return env
-
-    def _secret(self, name: str, source: str) -> str:
-        kind, _, where = source.partition(":")
-        if kind == "env":
-            if where not in os.environ:
-                raise self.settings.fail(
-                    f"secrets.{name}", f"comes from the environment variable {where}, which isn't set"
-                )
-            return os.environ[where]
-        try:
-            text = Path(where).expanduser().read_text(encoding="utf-8").rstrip("\n")
-            if not _passable(text):
-                raise ValueError("holds a null byte")
-            return text
-        except (OSError, ValueError, RuntimeError) as reason:
-            raise self.settings.fail(
-                f"secrets.{name}", f"comes from {where}: {getattr(reason, 'strerror', reason)}"
-            ) from None
-
-    def _program(self, word: str, env: Mapping[str, str]) -> str:
-        """The path of the program, so that no shell's own word is run in its place."""
-        if "/" in word:
-            return word
-        if path := shutil.which(word, path=env["PATH"]):
-            return path
-        raise InvalidJob(f"command: '{word}' is no program on the job's PATH, {env['PATH']}")
-
-    def _fill(self, draft: Path, request: Mapping[str, Any], stamp: Stamp) -> None:
-        """All that the run starts with, before the folder has its name."""
-        record = {
-            "request": request, "stamp": vars(stamp), "host": socket.gethostname(), "created": time.time(),
-            "oom_kills": folder.oom_kills(),
-        }  # fmt: skip
-        (draft / "plan.json").write_text(json.dumps(record))
-        (draft / "params.json").write_text(json.dumps(request["params"]))
-        if request["code"]:
-            from mlctl.package import unpack
-
-            unpack(self.settings.home / "packages" / f"{request['code']}.tar.gz", request["code"], draft / "code")
-        else:
-            (draft / "code").mkdir()
-        at = Path(request["folder"])
-        for name, each in request["inputs"].items():
-            if each["copied"]:
-                target = draft / "inputs" / name
-                target.mkdir(parents=True)
-                copy = shutil.copytree if os.path.isdir(each["from"]) else shutil.copy2  # noqa: PTH112
-                copy(each["from"], target / Path(each["from"]).name)
-        (at.parent / "checkpoints").mkdir(exist_ok=True)
-        for path in request["outputs"].values():
-            inside = Path(path).is_relative_to(at)
-            (draft / Path(path).relative_to(at) if inside else Path(path)).mkdir(parents=True, exist_ok=True)
-        if "layout" in request:
-            from . import sagemaker_layout
-
-            sagemaker_layout.fill(draft, request)
 
     def status(self, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
         """Reads one folder's listing a run."""
@@ -411,14 +343,6 @@ class Local(Base):
         from . import prune
 
         return prune.prune(self.settings.home, before, dry)
-
-
-def _passable(text: str) -> bool:
-    """True for what can be a word or a variable of a process."""
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
 
 
 def _unavailable(path: Path, reason: OSError) -> Unavailable:
