@@ -167,7 +167,8 @@ def test_version_and_no_command(cli: Cli) -> None:
         (["run", "j.yaml", "-i", "d=x"], "j.yaml:1: inputs: --input d: the job has no such name; it declares no inputs"),
         (["run", "j.yaml", "--target", "lcal"], "--target: target 'lcal' is not in the configuration; did you mean 'local'?"),
         (["run", "j.yaml", "--profile", "prod"], "--profile: profile 'prod' is not in the configuration; there are: dev"),
-        (["run", "j.yaml", "--key", ""], "key: is empty; leave it out for a new run"),
+        (["run", "j.yaml", "--key", ""], "key: got '', expected a line of text; leave it out for a new run"),
+        (["run", "j.yaml", "--key", "a\nb"], r"key: got 'a\nb', expected a line of text; leave it out for a new run"),
         (["run", "j.yaml", "--config", "none"], "none: no such file"),
         (["run", "j.yaml", "--set", "grace=soon"], "targets.local.grace: got 'soon', expected seconds from 0 to 3600"),
         (["run", "j.yaml", "--set", "grace=NaN"], "targets.local.grace: got 'NaN', expected seconds from 0 to 3600"),
@@ -233,7 +234,7 @@ def test_the_outcome_is_the_exit_code(
 
 def test_70_for_what_is_not_there(refused: Callable[..., str], project: Path, home: Path, done: str) -> None:
     text = "'nope': no run, job or key of that name in this machine's record; mlctl list shows it; a URL works too"
-    gone = done.replace("-0", "-9")
+    gone = f"{done[:-1]}9"
     for name in ("status", "describe", "wait", "logs", "metrics", "outputs", "cancel"):
         assert refused(70, name, "nope") == text
     for name in ("describe", "wait", "logs", "metrics", "outputs", "cancel"):
@@ -271,12 +272,14 @@ def test_an_internal_error_is_one_line_too(
         run(["targets"])
 
 
-def test_a_working_folder_that_is_gone(project: Path, refused: Callable[..., str]) -> None:
+def test_a_working_folder_that_is_gone(project: Path, cli: Cli) -> None:
+    job(project)
     (project / "gone").mkdir()
     os.chdir(project / "gone")
     (project / "gone").rmdir()
     try:
-        assert refused(75, "config") == "the working folder: No such file or directory"
+        assert cli("config").code == 0
+        assert cli("run", project / "job.yaml").code == 0
     finally:
         os.chdir(project)
 

@@ -593,9 +593,9 @@ def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLCTL_HOME", "~/x")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert config.home() == tmp_path / "x"
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLCTL_HOME", "rel")
-    assert config.home() == tmp_path / "rel"
+    with pytest.raises(InvalidConfig, match="MLCTL_HOME: got 'rel', expected an absolute path"):
+        config.home()
     monkeypatch.delenv("MLCTL_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert config.home().name == "mlctl"

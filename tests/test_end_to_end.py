@@ -115,6 +115,27 @@ def test_new_project_runs_from_a_wheel_outside_the_repository(
     assert any(Path(answer["outputs"]["model"]).iterdir())
 
 
+def test_what_the_readme_shows_works_as_typed(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{installed}{os.pathsep}{os.environ['PATH']}")
+    (block,) = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    typed = re.findall(r"^\$ (.*)$", block, re.MULTILINE)
+    assert len(typed) >= 5
+    said = run("sh", "-e", "-c", "\n".join(typed), cwd=tmp_path)
+    assert "succeeded" in said
+    (python,) = [
+        each
+        for each in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "import mlctl" in each
+    ]
+    shown = run(
+        installed / "python",
+        "-c",
+        python.replace("run.result().metrics,", "print(run.result().metrics),"),
+        cwd=tmp_path / "demo",
+    )
+    assert "accuracy" in shown
+
+
 def test_backend_template_passes_the_contract_as_it_is(tmp_path: Path) -> None:
     run("mlctl", "init", "acme-cloud", "--template", "backend", cwd=tmp_path)
     project = tmp_path / "acme-cloud"

@@ -12,7 +12,7 @@ import pytest
 import mlctl
 from mlctl import api, lifecycle
 from mlctl.backends.local import folder
-from mlctl.errors import InvalidJob
+from mlctl.errors import InvalidJob, Unavailable
 from mlctl.lifecycle import Execution, Outcome
 from mlctl.runs import Reason, Stamp, State
 
@@ -134,6 +134,66 @@ def test_attempts_that_never_start_are_given_up(monkeypatch: pytest.MonkeyPatch)
     assert found.status
     assert (found.run.attempt, found.status.reason) == (lifecycle.UNSTARTED - 1, Reason.ABANDONED)
     assert ended(execution("true")).run.attempt == lifecycle.UNSTARTED
+
+
+def test_another_version_does_not_spend_a_failed_runs_retries() -> None:
+    ended(execution("exit 3", retry={"error": 0}))
+    failed = execution("exit 3", key="b", retry={"error": 2}).start()
+    mlctl.reach(str(failed.run)).ended(PATIENCE)
+    with pytest.raises(InvalidJob, match="command changed"):
+        execution("exit 4", key="b", retry={"error": 2}).start()
+    assert execution("exit 3", key="b", retry={"error": 2}).start().run.attempt == 1
+
+
+def test_who_was_replaced_does_not_replace_back() -> None:
+    first = execution("sleep 60; echo 1", on_change="replace")
+    mine = first.start()
+    second = execution("sleep 60; echo 2", on_change="replace")
+    theirs = second.start()
+    assert theirs.run.attempt == 1
+    with pytest.raises(InvalidJob, match="another version"):
+        first.wait(mine, PATIENCE)
+    assert getattr(second.backend.status([theirs.run])[theirs.run], "state", None) in (State.STARTING, State.RUNNING)
+    lifecycle.cancel(second.backend, theirs.run, PATIENCE)
+
+
+def test_a_long_name_is_not_another_jobs() -> None:
+    """The name is cut in the run's name; what was cut is in its hash."""
+    name = "churn-model-training-for-region-emea-variant"
+    one, other = (
+        api.execution({"kind": "train", "name": f"{name}-{letter}", "command": ["true"]}, key="k") for letter in "ab"
+    )
+    assert ended(one).run != ended(other).run
+
+
+def test_a_start_waits_for_a_stopping_run_only_so_long() -> None:
+    held = execution("trap '' TERM; echo up; while :; do sleep 0.1; done")
+    run = held.start().run
+    handle = mlctl.reach(str(run))
+    next(line for line in handle.logs(follow=True) if line == "up")
+    held.backend.cancel(run)
+    with pytest.raises(Unavailable, match="stopping still"):
+        execution("trap '' TERM; echo up; while :; do sleep 0.1; done").start(timeout=0.2)
+    assert handle.ended(PATIENCE)
+
+
+def test_one_throttled_answer_ends_no_cancel_and_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = mlctl.submit(
+        {"kind": "process", "name": "life", "command": {"shell": "echo up; sleep 60"}}, settings={"grace": 1}
+    )
+    for method in ("status", "cancel", "logs"):
+        real, failed = getattr(handle.backend, method), iter([True])
+
+        def throttled(*args: Any, real: Any = real, failed: Any = failed) -> Any:
+            if next(failed, False):
+                raise Unavailable("429")
+            return real(*args)
+
+        monkeypatch.setattr(handle.backend, method, throttled)
+    assert next(handle.logs(follow=True)) == "up"
+    status = handle.cancel(PATIENCE)
+    assert status
+    assert status.state is State.CANCELLED
 
 
 def test_a_bounded_wait_leaves_the_run() -> None:

@@ -1231,7 +1231,7 @@ def test_gc_keeps_what_is_used_and_removes_what_is_old(home: Path, project: Path
     assert old.status().state is State.SUCCEEDED
     assert list(new.backend.prune(before, False)) == dry
     assert sorted(line.split()[0] for line in dry) == ["environment", "half", "half", "package", "run"]
-    with pytest.raises(RunNotFound, match="it may have been pruned by mlctl gc"):
+    with pytest.raises(RunNotFound, match="it was pruned by mlctl gc"):
         old.status()
     assert (new.status().state, alive.status().state) == (State.SUCCEEDED, State.RUNNING)
     assert len(list((home / "packages").iterdir())) == 2
@@ -1379,3 +1379,42 @@ def test_the_constructor_reads_nothing(tmp_path: Path) -> None:
 def test_wrong_settings(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(MlctlError, match=f"targets.local.{words}"):
         submit("exit 0", settings=settings)
+
+
+def test_another_host_judges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper is gone, and its processes can't be seen from here: whoever says that they ended may be wrong."""
+    handle = submit("sleep 60")
+    until(lambda: handle.status().state is State.RUNNING)
+    where = at(handle)
+    (shim,) = [int(path.suffix[1:]) for path in where.glob("started.*")]
+    os.kill(shim, signal.SIGKILL)
+    until(lambda: not folder.held(where / "lock"))
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "other")
+        with pytest.raises(Unavailable, match="ask there"):
+            handle.status()
+        with pytest.raises(Unavailable, match="ask there"):
+            handle.backend.find(Key(handle.key, "t"))
+    assert not list(where.glob("exit.*"))
+    status = handle.cancel(30)
+    assert status
+    assert status.state.terminal
+
+
+@pytest.mark.parametrize("name", ["..", "x-checkpoints", "../../x-0", "x/y-0", "-0", ".-0"])
+def test_what_is_no_runs_name_is_no_run(name: str, home: Path) -> None:
+    ran("exit 0")
+    before = sorted(home.rglob("*"))
+    run = Run("local", socket.gethostname(), str(home).lstrip("/"), name)
+    with pytest.raises(RunNotFound):
+        mlctl.reach(str(run)).status()
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_long_line_is_cut_between_characters() -> None:
+    done = ran("true")
+    text = "a" + "é" * 700_000
+    (at(done) / "log").write_text(text + "\n", encoding="utf-8")
+    lines = list(done.logs())
+    assert len(lines) == 2
+    assert "".join(lines) == text

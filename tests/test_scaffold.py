@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from mlctl import document, runtime, scaffold
 from mlctl.errors import InvalidConfig, Unavailable
+from mlctl.scaffold import project
 from mlctl.scaffold.yaml_text import comment, scalar
 
 CORE = str(Path(scaffold.__file__).parents[2])
@@ -71,10 +72,16 @@ def made(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def not_ours() -> Iterator[Callable[[], Path]]:
+def not_ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Path]]:
     """A folder with a folder `jobs` in it, none of which this process may write, once it is called."""
     folder = Path(tempfile.mkdtemp())
     (folder / "jobs").mkdir()
+    ours = Path(tempfile.mkdtemp())  # the checkout may be where only root can read
+    ours.chmod(0o755)
+    shutil.copytree(project._TEMPLATES, ours / "templates")
+    shutil.copy(project._RUNTIME, ours)
+    monkeypatch.setattr(project, "_TEMPLATES", ours / "templates")
+    monkeypatch.setattr(project, "_RUNTIME", ours / "runtime.py")
     root = os.geteuid() == 0
 
     def close() -> Path:
@@ -87,7 +94,8 @@ def not_ours() -> Iterator[Callable[[], Path]]:
     if root:
         os.seteuid(0)
     folder.chmod(0o755)
-    shutil.rmtree(folder)
+    for made in (folder, ours):
+        shutil.rmtree(made)
 
 
 # ---- projects

@@ -62,8 +62,8 @@ def execution(
     """
     if on_change not in lifecycle.ON_CHANGE:
         raise InvalidConfig(f"on_change: got {one_line(on_change)}, expected {', '.join(lifecycle.ON_CHANGE)}")
-    if key is not None and not key.strip():
-        raise InvalidConfig("key: is empty; leave it out for a new run")
+    if key is not None and not (isinstance(key, str) and key.strip() and key.isprintable()):
+        raise InvalidConfig(f"key: got {one_line(key)}, expected a line of text; leave it out for a new run")
     made = load(job, params, inputs)
     if not isinstance(config, Config):
         file = None if isinstance(job, Mapping) else made.document.folder / Path(made.document.source).name
@@ -236,7 +236,10 @@ class RunHandle:
     def _repr_html_(self) -> str:
         from . import notebook
 
-        status, result = self.status(), self.result()
+        try:
+            status, result = self.status(), self.result()
+        except MlctlError as error:
+            return notebook.table(f"run {self.name}", {"run": self.url, "error": str(error)})
         rows = {"state": status.state.value, "message": status.message, "run": self.url, "link": status.link}
         rows |= {f"output {name}": address for name, address in result.outputs.items()}
         rows |= {f"metric {name}": f"{value:g}" for name, value in result.metrics.items()}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import InvalidConfig, MlctlError, Unsupported, did_you_mean
-from .job import KINDS, Job
+from .job import Job
 from .runs import Found, Key, Logs, Loss, Plan, Result, Run, Stamp, Status
 
 if TYPE_CHECKING:
@@ -189,6 +189,9 @@ class Base:
             if name not in self.takes:
                 near = did_you_mean(name, self.takes) or f"; {self.name} takes {', '.join(sorted(self.takes))}"
                 raise settings.fail(name, f"unknown setting{near}")
+        secrets = settings.values.get("secrets", {})
+        if not isinstance(secrets, Mapping) or not all(isinstance(source, str) for source in secrets.values()):
+            raise settings.fail("secrets", "expected a mapping of names to where they come from, such as env:HF_TOKEN")
         self.settings = settings
 
     def pause(self, runs: Sequence[Run], seconds: float) -> None:
@@ -228,8 +231,3 @@ def load(name: str, settings: Settings) -> Backend:
             "backend", f"'{name}' needs {reason.name or reason}; install mlctl with the extra [{name}]"
         ) from None
     return made
-
-
-def kinds_of(features: Features) -> list[str]:
-    """The kinds a platform runs, in the order of KINDS."""
-    return [kind for kind in KINDS if kind in features.kinds]

@@ -7,6 +7,7 @@ nothing below may set.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import os
@@ -71,6 +72,8 @@ class Config:
             raise InvalidConfig(f"{asked}target '{name}' is not in the configuration{_near(name, targets)}")
         for key in overrides or {}:
             _refuse_locked(self.locked, ("targets", name, key), f"--set {key}", whole=True)
+        if "backend" in (overrides or {}):
+            raise InvalidConfig("--set backend: another platform is another target; choose it with --target")
         settings = {**targets[name], **(overrides or {})}
         return Target(name, str(settings.pop("backend")), settings)
 
@@ -117,10 +120,16 @@ def home() -> Path:
     """Where runs, packages, environments and the record live: $MLCTL_HOME, else the user's data folder."""
     given = os.environ.get("MLCTL_HOME")
     if given:
-        return _path(given, "MLCTL_HOME").absolute()
+        path = _path(given, "MLCTL_HOME")
+        if not path.is_absolute():  # else a key would be another run in every working folder
+            raise InvalidConfig(f"MLCTL_HOME: got '{given}', expected an absolute path")
+        return path
     from platformdirs import user_data_path
 
-    return user_data_path("mlctl", appauthor=False)
+    try:
+        return user_data_path("mlctl", appauthor=False)
+    except RuntimeError:
+        raise InvalidConfig("this user has no home folder; set MLCTL_HOME") from None
 
 
 def load(
@@ -175,7 +184,10 @@ def _path(text: str | Path, origin: str) -> Path:
 def _project(job_file: Path | None, file: str | Path | None) -> Document | None:
     if file:
         return _read(_path(file, "the configuration"))
-    for start in (job_file and os.path.dirname(os.path.abspath(job_file)), os.getcwd()):  # noqa: PTH100, PTH109, PTH120
+    starts = [os.path.dirname(os.path.abspath(job_file))] if job_file else []  # noqa: PTH100, PTH120
+    with contextlib.suppress(FileNotFoundError):  # the working folder was removed
+        starts.append(os.getcwd())  # noqa: PTH109
+    for start in starts:
         folder, above = start, None
         while folder and folder != above:
             if os.path.isfile(f"{folder}/{FILE}"):  # noqa: PTH113 - a folder that can't be searched has none
@@ -189,7 +201,10 @@ def _project(job_file: Path | None, file: str | Path | None) -> Document | None:
 def _user() -> Document | None:
     from platformdirs import user_config_path
 
-    path = user_config_path("mlctl", appauthor=False) / "config.yaml"
+    try:
+        path = user_config_path("mlctl", appauthor=False) / "config.yaml"
+    except RuntimeError:  # a user without a home, as containers have
+        return None
     return _read(path) if path.is_file() else None
 
 

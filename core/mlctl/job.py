@@ -227,7 +227,9 @@ def _lines(text: str, folder: Path, where: str, fail: Any, seen: tuple[Path, ...
     for line in text.replace("\\\n", " ").splitlines():
         line = re.sub(r"(^|\s)#.*", "", line).strip()
         include = re.match(r"(?:-r\s*|--requirement[\s=]+)(.+)", line)
-        local = re.match(r"(?:-e|--editable|-c|--constraint)\b|[./]|file:|[^\s@]+\s*@\s*(?:file:|[./])", line)
+        local = re.match(
+            r"(?:-e|--editable|-c|--constraint|-f|--find-links)\b|[./]|file:|[^\s@]+\s*@\s*(?:file:|[./])", line
+        )
         if include:
             lines += _requirements((folder / include[1]).resolve(), fail, seen)
         elif local:

@@ -1,4 +1,5 @@
-"""The record of what was submitted from this machine, for people: `mlctl list` reads it, and nothing else does.
+"""The record of what was submitted from this machine, for people: `mlctl list` shows it, and a run that is named by its job
+or its key is found through it.
 
 One JSON line a submission, appended in one write. The lifecycle never reads it, and a record that can't be written
 fails no run.

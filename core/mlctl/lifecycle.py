@@ -41,6 +41,13 @@ TAKEN = 12
 """How often, over some 20 seconds, one call looks for a run whose name is taken and that the platform doesn't list."""
 
 
+STOPPING = 120.0
+"""Seconds that a start waits for the end of a run that is stopping, unless told otherwise."""
+
+REFUSED = 5
+"""How many times in a row a platform may be unable to take a cancel before that is an error."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The run in hand; `made` says whether this call submitted it; `status` is the last one seen, None right after a
@@ -92,11 +99,13 @@ class Execution:
             self._plans[attempt] = admit(job, self.backend.plan(job, facts, name))
         return self._plans[attempt]
 
-    def start(self) -> Outcome:
+    def start(self, timeout: float = STOPPING) -> Outcome:
         """Submits the job, or finds what is there under its key; `decide` says which. Doesn't wait for its end.
 
-        Raises InvalidJob where the key names a run of another job (see ON_CHANGE), and what the platform says.
+        A run that is stopping is waited for, `timeout` seconds at most. Raises InvalidJob where the key names a run of
+        another job (see ON_CHANGE), Unavailable where a run is stopping still, and what the platform says.
         """
+        deadline = time.monotonic() + timeout
         _, _, stamp = self.prepare()
         self._admitted(0)  # refused before anything is looked up
         taken = 0
@@ -112,11 +121,13 @@ class Execution:
                 decision = Decision(Action.SUBMIT, attempts[-1].number + 1)
             else:
                 decision = decide(own, self.job.retry, self.again)
-            if decision.found and decision.found.stamp.digest != stamp.digest and self.on_change != "adopt":
-                decision = self._changed(decision.found, stamp)
+            last = decision.found or (own[-1] if own and not self.again else None)
+            if last and last.status.reason is not Reason.ABANDONED and last.stamp.digest != stamp.digest:
+                decision = self._changed(last, stamp, decision)
             if decision.found and decision.action is Action.WAIT:
                 log.info("%s is stopping; waiting for its end", decision.found.run.name)
-                watch.until_done(self.backend, decision.found.run)
+                if watch.until_done(self.backend, decision.found.run, max(0.0, deadline - time.monotonic())) is None:
+                    raise Unavailable(f"{decision.found.run}: is stopping still; try later")
                 continue
             if decision.found:
                 self.again = (
@@ -133,9 +144,11 @@ class Execution:
                     ) from None
                 self.backend.pause([error.run], min(0.01 * 2**taken, 5.0))  # some platforms list it a little later
 
-    def _changed(self, found: Found, stamp: Stamp) -> Decision:
-        """The key was met again with another job: an error, or the next attempt once the old run has ended."""
+    def _changed(self, found: Found, stamp: Stamp, decision: Decision) -> Decision:
+        """The key was met again with another job: an error, or as decided, or the next attempt once the old one ended."""
         state = found.status.state
+        if self.on_change == "adopt":
+            return decision
         if self.on_change == "replace":
             if not state.terminal:
                 cancel(self.backend, found.run)
@@ -187,7 +200,9 @@ class Execution:
             unstarted += status.reason is Reason.ABANDONED
             if status.state is State.SUCCEEDED or self.stopped.is_set() or unstarted == UNSTARTED:
                 return outcome
-            following = self.start()
+            if self.on_change == "replace":  # that was done once; who replaces this run now is another
+                self.on_change = "fail"
+            following = self.start(STOPPING if deadline is None else max(0.0, deadline - time.monotonic()))
             if following.run == outcome.run:
                 return outcome
             log.info("%s ended (%s); this is attempt %d", outcome.run.name, status.message, following.run.attempt)
@@ -204,10 +219,18 @@ def _is(state: State) -> str:
 
 def cancel(backend: Backend, run: Run, timeout: float | None = None) -> Status | None:
     """Asks for the end of `run`, and waits for it; the status, or None where `timeout` seconds were not enough."""
+    refused = 0
     for status in watch.follow(backend, run, timeout):
         if status.state.terminal:
             return status
-        backend.cancel(run)
+        try:
+            backend.cancel(run)
+            refused = 0
+        except Unavailable as error:
+            refused += 1
+            if refused == REFUSED:
+                raise
+            log.warning("%s; trying again", error)
     return None
 
 

@@ -79,15 +79,15 @@ class Reason(str, Enum):
 
 @dataclass(frozen=True)
 class Key:
-    """Who asks for what: the same `text` for the same job is the same run, whoever asks. Names are derived from it."""
+    """Who asks for what: the same `text` for the same `job` is the same run, whoever asks. Names are derived from both."""
 
     text: str
     job: str
 
     @property
     def hash(self) -> str:
-        """sha256 of the text, in hex; stamped whole into the platform's record."""
-        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+        """sha256 of the job's name and the text, in hex; stamped whole into the platform's record."""
+        return hashlib.sha256(f"{self.job}\0{self.text}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def stem(self, limit: int = 63) -> str:
         """The job's name, cut so that an attempt's whole name fits `limit`, and 16 base32 characters (80 bits) of the

@@ -14,12 +14,13 @@ import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import click
 
 from mlctl import __version__
-from mlctl.errors import MlctlError, Unavailable
+from mlctl.errors import MlctlError, Unavailable, did_you_mean
 
 __all__ = ["main"]
 
@@ -87,8 +88,6 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in _groups():
-            from mlctl.errors import did_you_mean
-
             near = did_you_mean(args[0], self.list_commands(ctx)) or "; mlctl --help lists them"
             raise click.UsageError(f"no command '{args[0]}'{near}", ctx)
         return super().resolve_command(ctx, args)
@@ -109,7 +108,7 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, message="mlctl %(version)s")
-@click.option("-v", "--verbose", count=True, help="Say more of what is done; twice: everything.")
+@click.option("-v", "--verbose", count=True, help="Say more of what is done; twice: libraries, too.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but answers and errors.")
 @click.pass_context
 def cli(ctx: click.Context, verbose: int, quiet: bool) -> None:
@@ -126,11 +125,10 @@ def cli(ctx: click.Context, verbose: int, quiet: bool) -> None:
     75 try again, 77 denied, 124 the job's timeout, 130 cancelled or interrupted.
     """
     ctx.color = _colour()
-    level = logging.ERROR if quiet else (logging.INFO, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level if verbose < 2 else logging.DEBUG, format="mlctl: %(message)s", stream=sys.stderr)
-    if verbose < 2:
-        logging.getLogger().setLevel(logging.ERROR)
-        logging.getLogger("mlctl").setLevel(level)
+    logging.basicConfig(level=logging.ERROR, format="mlctl: %(message)s", stream=sys.stderr)
+    logging.getLogger("mlctl").setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    if verbose > 1:
+        logging.getLogger().setLevel(logging.DEBUG)
     if ctx.invoked_subcommand is None:  # what click does here differs between its versions
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
@@ -138,6 +136,9 @@ def cli(ctx: click.Context, verbose: int, quiet: bool) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """The entry point: runs a command and ends the process with its exit code."""
+    for name in ("stdout", "stderr"):  # closed by whoever called
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for the life of the process
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal's encoding doesn't
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(args))
@@ -173,9 +174,9 @@ def run(args: list[str] | None = None) -> int:
         )
 
 
-def mute() -> None:
+def mute(stream: TextIO = sys.stdout) -> None:
     """Lets what is still to be printed go nowhere: the reader of our output went away, as `head` does."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def complain(text: str, code: int) -> int:

@@ -115,6 +115,9 @@ def validate(jobs: tuple[Path, ...], json_: bool) -> int:
 def _check_files(job: Job) -> None:
     if job.code is not None and not job.code.is_dir():
         raise job.fail(("code",), f"{job.code}: no such folder")
+    for name, each in job.inputs.items():
+        if each.uri and "://" not in each.uri and not Path(each.uri).exists():
+            raise job.fail(("inputs", name), f"{each.uri}: no such file or folder")
     if isinstance(job.requirements, Path) and not job.requirements.is_file():
         raise job.fail(("requirements",), f"{job.requirements}: no such file")
 

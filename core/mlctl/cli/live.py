@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from datetime import datetime, timezone
 
@@ -9,11 +10,14 @@ import click
 
 from mlctl import contract, lifecycle, units
 from mlctl.backend import Backend
+from mlctl.errors import Unavailable
 from mlctl.runs import Run, Status
 
 from . import mute, show
 
 __all__ = ["Live"]
+
+log = logging.getLogger(__name__)
 
 _CLEAR = "\r\033[K"
 
@@ -31,19 +35,26 @@ class Live:
     def __call__(self, run: Run, status: Status | None) -> None:
         if run != self.run:
             self.run, self.cursor = run, ""
-        for logs in lifecycle.lines(self.backend, run, self.cursor):
-            self.clear()
-            try:
-                for line in logs.lines:
-                    click.echo(self.shown(line), err=self.to_stderr)
-            except BrokenPipeError:  # nobody reads any more; the job's outcome is still the exit code
-                mute()
-            self.cursor = logs.cursor
+        try:
+            self.tell(run)
+        except Unavailable as error:  # what isn't shown now is shown the next time
+            log.debug("%s; trying again", error)
         if self.ticking and status and not status.state.terminal:
             since = (datetime.now(timezone.utc) - status.started).total_seconds() if status.started else 0.0
             click.echo(f"{_CLEAR}{show.paint(status.state)} {units.shown_seconds(max(0.0, since))}", nl=False, err=True)
         else:
             self.clear()
+
+    def tell(self, run: Run) -> None:
+        """Prints what is new in the log."""
+        for logs in lifecycle.lines(self.backend, run, self.cursor):
+            self.clear()
+            try:
+                for line in logs.lines:
+                    click.echo(self.shown(line), err=self.to_stderr)
+            except OSError:  # nobody reads any more, or the disk is full; the job's outcome is still the exit code
+                mute(self.out)
+            self.cursor = logs.cursor
 
     def clear(self) -> None:
         """Takes the last line away."""

@@ -156,7 +156,7 @@ def _machine(settings: Config) -> Iterator[Finding]:
 @_CONFIG
 @show.json_option
 def gc(older_than: str, dry_run: bool, file: Path | None, json_: bool) -> int:
-    """Remove old runs, and the code packages and environments that nothing uses any more."""
+    """Remove old runs, and the code packages and environments that nothing uses any more. A removed run's key is forgotten."""
     try:
         before = time.time() - units.seconds(older_than)
     except ValueError as reason:

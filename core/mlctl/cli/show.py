@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -27,8 +28,16 @@ def json_option(command: F) -> F:
 
 
 def as_json(data: Any) -> None:
-    """One JSON value on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    """One JSON value on stdout. JSON has no NaN: it is a string, as in the metrics file."""
+    click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False, default=str, allow_nan=False))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, float) and not math.isfinite(data):
+        return "NaN" if math.isnan(data) else "Infinity" if data > 0 else "-Infinity"
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 def paint(state: State | None) -> str:

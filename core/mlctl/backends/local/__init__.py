@@ -10,6 +10,7 @@ Settings: `inherit_env` (names of variables that jobs get from the caller's envi
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -200,7 +201,7 @@ class Local(Base):
 
     def _folder(self, run: Run) -> Path:
         stem, _, attempt = run.name.rpartition("-")
-        if "\0" in run.scope + run.name:
+        if not attempt.isdigit() or stem in ("", ".", "..") or set("/\0") & set(run.name) or "\0" in run.scope:
             raise self._not_here(run)
         return Path("/", run.scope, "runs", stem, attempt)
 
@@ -259,7 +260,7 @@ class Local(Base):
         here = socket.gethostname()
         if run.account != here:
             return Unavailable(f"{run}: lives on {run.account}, and this is {here}; ask there")
-        return RunNotFound(f"{run}: no such run in /{run.scope}; it may have been pruned by mlctl gc")
+        return RunNotFound(f"{run}: no such run in /{run.scope}; it was pruned by mlctl gc, or its folder removed")
 
     def logs(self, run: Run, since: str = "") -> Logs:
         """Lines of the run's log; the cursor is a byte offset. A line without its end is given once the run has
@@ -279,7 +280,9 @@ class Local(Base):
             raise _unavailable(at, reason) from None
         whole = data.rfind(b"\n") + 1
         if whole == 0 and (len(data) == _CHUNK or ended):
-            whole = len(data)
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            decoder.decode(data, final=len(data) < _CHUNK)
+            whole = len(data) - len(decoder.getstate()[0])  # a longer line comes in pieces, cut between characters
         lines = data[:whole].decode("utf-8", "replace").split("\n")
         return Logs(tuple(lines[:-1] if lines[-1] == "" else lines), str(offset + whole))
 

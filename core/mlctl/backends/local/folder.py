@@ -24,12 +24,14 @@ import os
 import re
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from mlctl.errors import Unavailable
 from mlctl.runs import Reason, State, Status
 
 __all__ = ["cancel", "held", "locked", "plan_of", "read", "reap", "sleep_until_end", "spawn", "survivors"]
@@ -193,6 +195,11 @@ def held(lock: Path) -> bool:
 def _verdict(folder: Path, names: dict[str, str]) -> Status:
     """Nobody holds the lock and no end was noted: whoever held it was killed. What is found is noted, so that it stays
     true."""
+    if "plan" not in names:
+        raise FileNotFoundError(errno.ENOENT, "no run", str(folder))
+    host = plan_of(folder)["host"]
+    if host != socket.gethostname():
+        raise Unavailable(f"{folder}: its keeper is gone, and only {host} can tell what is left of it; ask there")
     started = _time(folder, "started", names)
     if started is not None and (left := survivors(folder, int(names["started"]))):
         text = f"its shim was killed; waiting for {len(left)} of its processes to end; mlctl cancel ends them now"
