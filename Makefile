@@ -1,16 +1,22 @@
 # Everything sets itself up: Python 3.10 or newer, make and git are enough. PYTHON=python3.12 chooses another one.
 BIN := .venv/bin
+ORCHESTRATORS := jenkins kfp prefect
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test lint bench chaos lock generated clean
+.PHONY: help demo test lint bench chaos lock generated jenkins-library clean
 help:                    ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
 demo: core               ## three jobs on this machine: process, train, batch inference
 	@examples/01-local/run.sh $(ARGS)
 
-test: dev lint           ## all tests; ARGS="-k name" for some
+test: dev lint           ## all tests; ARGS="-k name" for some of the core's
 	@pytest $(ARGS)
+	@for name in $(ORCHESTRATORS); do $(MAKE) --silent test-$$name || exit 1; done
+
+test-%: core             ## the tests of one orchestrator, in its own environment: test-kfp, test-prefect
+	@tools/env.sh $*
+	@.envs/$*/bin/python -m pytest tests/$* $(ARGS)
 
 lint: dev                ## style, types, layers
 	@ruff check --quiet .
@@ -26,6 +32,9 @@ chaos: dev               ## kill -9 at 200 random moments
 
 generated: dev           ## write anew what is generated
 	@python tools/generate.py
+
+jenkins-library: core    ## the tree whose root Jenkins loads, in build/jenkins-library
+	@python -m mlctl_jenkins.library build/jenkins-library
 
 lock: dev                ## resolve the locks anew
 	@tools/lock.sh

@@ -1,6 +1,7 @@
 """Writes anew what is generated: `make generated`. The tests run it with --check, which only says what is out of date.
 
 - examples' copies of the runtime
+- the KFP component and the Jenkins step of each kind
 - docs/job-file.md, from the schema
 - the table of decisions in docs/lifecycle.md, from decide.py
 """
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mlctl import decide, document
+from mlctl.job import KINDS
+from mlctl_jenkins import library
+from mlctl_kfp import spec
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,6 +45,10 @@ def generated() -> Iterator[tuple[Path, str]]:
     runtime = (ROOT / "core/mlctl/runtime.py").read_text()
     for copy in sorted(ROOT.glob("examples/*/mlctl_runtime.py")):
         yield copy, runtime
+    for kind in KINDS:
+        yield ROOT / "integrations/kfp/components" / f"{kind}.yaml", spec.text(kind)
+    for path, text in library.generated().items():
+        yield ROOT / "integrations/jenkins" / path, text
     yield ROOT / "docs/job-file.md", job_file()
     lifecycle = ROOT / "docs/lifecycle.md"
     table = "\n".join(line for line in (decide.__doc__ or "").splitlines() if line.startswith("|"))

@@ -75,6 +75,7 @@ class Config:
         if "backend" in (overrides or {}):
             raise InvalidConfig("--set backend: another platform is another target; choose it with --target")
         settings = {**targets[name], **(overrides or {})}
+        settings.pop("orchestrators", None)  # theirs to read, from `values`: no platform's business
         return Target(name, str(settings.pop("backend")), settings)
 
     def route(self, job: Job) -> str:

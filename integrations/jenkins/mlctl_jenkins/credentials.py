@@ -1,0 +1,68 @@
+"""The credentials of Jenkins that a target needs: ids in its settings, so that no Jenkinsfile names one.
+
+targets:
+  prod:
+    backend: sagemaker
+    orchestrators:
+      jenkins:
+        credentials:
+          - {type: string, id: hf-token, variable: HF_TOKEN}
+          - {type: usernamePassword, id: aws, usernameVariable: AWS_ACCESS_KEY_ID, passwordVariable: AWS_SECRET_ACCESS_KEY}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mlctl.config import Config
+from mlctl.errors import InvalidConfig, did_you_mean, one_line
+
+__all__ = ["TYPES", "bindings", "without"]
+
+TYPES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "string": ("StringBinding", ("variable",)),
+    "file": ("FileBinding", ("variable",)),
+    "usernamePassword": ("UsernamePasswordMultiBinding", ("usernameVariable", "passwordVariable")),
+    "usernameColonPassword": ("UsernamePasswordBinding", ("variable",)),
+    "sshUserPrivateKey": ("SSHUserPrivateKeyBinding", ("keyFileVariable",)),
+    "aws": ("AmazonWebServicesCredentialsBinding", ("accessKeyVariable", "secretKeyVariable")),
+}
+"""Type -> the class of its binding, and the variables that it must name; others of the binding's own may be given."""
+
+
+def bindings(config: Config, target: str) -> list[dict[str, Any]]:
+    """What `withCredentials` takes for the target. Raises InvalidConfig, naming the setting."""
+    found: Any = config.values["targets"].get(target, {})
+    where = f"targets.{target}"
+    for name, empty in (("orchestrators", {}), ("jenkins", {}), ("credentials", [])):
+        found, where = found.get(name, empty), f"{where}.{name}"
+        if not isinstance(found, type(empty)):
+            raise InvalidConfig(f"{where}: got {one_line(found)}, expected {'a list' if empty == [] else 'a mapping'}")
+    return [_binding(f"{where}.{number}", one) for number, one in enumerate(found)]
+
+
+def without(config: Config) -> Config:
+    """The configuration as platforms may see it, which know of no orchestrator."""
+    targets = {
+        name: {key: value for key, value in settings.items() if key != "orchestrators"}
+        for name, settings in config.values["targets"].items()
+    }
+    return replace(config, values={**config.values, "targets": targets})
+
+
+def _binding(where: str, one: Any) -> dict[str, Any]:
+    if not isinstance(one, Mapping) or not all(isinstance(value, str) for value in one.values()):
+        raise InvalidConfig(
+            f"{where}: got {one_line(one)}, expected {{type: string, id: hf-token, variable: HF_TOKEN}}"
+        )
+    kind = one.get("type", "string")
+    if kind not in TYPES:
+        raise InvalidConfig(f"{where}: type: got '{kind}', expected {', '.join(TYPES)}{did_you_mean(str(kind), TYPES)}")
+    name, variables = TYPES[kind]
+    for needed in ("id", *variables):
+        if not one.get(needed):
+            raise InvalidConfig(f"{where}: {needed} is missing; a {kind} needs id, {', '.join(variables)}")
+    rest = {key: value for key, value in one.items() if key not in ("type", "id")}
+    return {"$class": name, "credentialsId": one["id"], **rest}

@@ -1,0 +1,25 @@
+/**
+ * Provides mlctl on an agent for the steps inside, from one index and no other. See withMlctl.txt.
+ */
+def call(Map options, Closure body) {
+    Map asked = [version: '', index: '', wheel: '', extras: '', python: 'python3'] + options
+    for (String name in ['version', 'index', 'wheel', 'extras', 'python']) {
+        asked[name] = asked[name].toString()
+        if (!asked[name].matches('[-A-Za-z0-9._~:/+%,=]*')) {
+            error('withMlctl: ' + name + ": got '" + asked[name] + "', which has characters that none has")
+        }
+    }
+    if (options.size() < 1 || !(asked.wheel || (asked.version && asked.index))) {
+        error('withMlctl: needs version and index, or wheel; the public index has a stranger of the name')
+    }
+    String bin = ''
+    withEnv([
+        'MLCTL_PROVIDE_VERSION=' + asked.version, 'MLCTL_PROVIDE_INDEX=' + asked.index, 'MLCTL_PROVIDE_WHEEL=' + asked.wheel,
+        'MLCTL_PROVIDE_EXTRAS=' + asked.extras, 'MLCTL_PROVIDE_PYTHON=' + asked.python,
+    ]) {
+        bin = sh(script: libraryResource('io/mlctl/provide.sh'), returnStdout: true, label: 'withMlctl').trim()
+    }
+    withEnv(['PATH+MLCTL=' + bin]) {
+        body()
+    }
+}

@@ -1,0 +1,90 @@
+"""A job as a Prefect block: kept on the server, triggered from flows, after Prefect's JobBlock and JobRun."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from prefect.blocks.abstract import JobBlock, JobRun
+from pydantic import Field
+
+from .call import Call, again, asynchronous, next_key
+from .drive import Drive
+from .results import MlctlResult
+
+__all__ = ["MlctlJob", "MlctlRun"]
+
+
+class MlctlRun(JobRun[MlctlResult]):
+    """A job that was triggered. In an async flow, what a method returns is to be awaited."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+
+    @property
+    def url(self) -> str:
+        """The run, from anywhere; `mlctl.reach` and `mlctl status` take it."""
+        return str(self._drive.started.result())
+
+    def wait_for_completion(self) -> Any:
+        """Returns once the job has succeeded. Raises RunFailed. Whatever interrupts the wait ends the job."""
+        if asynchronous():
+            return self._completed()
+        self._drive.wait()
+        return None
+
+    async def _completed(self) -> None:
+        await self._drive.wait_async()
+
+    def fetch_result(self) -> Any:
+        """The job's MlctlResult; waits for it where need be. Raises RunFailed."""
+        return self._drive.wait_async() if asynchronous() else self._drive.wait()
+
+    def cancel(self) -> Any:
+        """Ends the job, and waits some time for its end."""
+        if asynchronous():
+            return asyncio.to_thread(self._drive.stop)
+        return self._drive.stop()
+
+
+class MlctlJob(JobBlock[MlctlResult]):
+    """A job of mlctl's: its file, and where it runs."""
+
+    _block_type_name = "mlctl job"
+    _block_type_slug = "mlctl-job"
+    _description = "Runs a job file on any platform that mlctl knows, and finds it again after a crash."
+
+    job: str | dict[str, Any] = Field(description="The path of the job's file, or what it would hold.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Parameters of each run.")
+    inputs: dict[str, str] = Field(default_factory=dict, description="Input -> address.")
+    target: str | None = Field(default=None, description="Where to run; the profile's rules choose where it is empty.")
+    profile: str | None = Field(
+        default=None, description="The profile of mlctl.yaml; its own default where it is empty."
+    )
+    config: str | None = Field(default=None, description="The path of mlctl.yaml; looked for where it is empty.")
+    on_change: str = Field(
+        default="fail", description="Where a key names a run of another job: fail, adopt or replace."
+    )
+
+    def trigger(
+        self, params: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None, key: str | None = None
+    ) -> Any:
+        """Starts the job, or finds it where this call of the flow run started it before; an MlctlRun.
+
+        Raises mlctl's errors for a wrong job and configuration.
+        """
+        call = Call(**{name: getattr(self, name) for name in Call.model_fields if name in type(self).model_fields})
+        known, retry = key or next_key(self._block_document_name or call.name), again()
+        drive = Drive(lambda: call.execution(params, inputs, known, retry), self.logger)
+        return _started(drive) if asynchronous() else _begun(drive)
+
+
+def _begun(drive: Drive) -> MlctlRun:
+    drive.started.result()
+    return MlctlRun(drive)
+
+
+async def _started(drive: Drive) -> MlctlRun:
+    await asyncio.wrap_future(drive.started)
+    return MlctlRun(drive)

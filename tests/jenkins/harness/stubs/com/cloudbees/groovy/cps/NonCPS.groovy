@@ -1,0 +1,10 @@
+package com.cloudbees.groovy.cps
+
+import java.lang.annotation.ElementType
+import java.lang.annotation.Retention
+import java.lang.annotation.RetentionPolicy
+import java.lang.annotation.Target
+
+@Retention(RetentionPolicy.RUNTIME)
+@Target([ElementType.METHOD])
+@interface NonCPS { }

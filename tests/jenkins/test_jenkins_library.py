@@ -1,0 +1,131 @@
+"""The shared library itself: what is generated, what Jenkins' translation and its sandbox allow, and withMlctl."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from conftest import Pipelines
+from mlctl.job import KINDS
+from mlctl_jenkins import library as tree
+
+HERE = Path(__file__).parents[2] / "integrations/jenkins"
+STEPS = sorted((HERE / "vars").glob("*.groovy"))
+
+
+def test_generated_files_are_up_to_date() -> None:
+    """python -m mlctl_jenkins.library writes them."""
+    for name, text in tree.generated().items():
+        assert (HERE / name).read_text() == text, name
+    assert len(tree.generated()) == 2 * len(KINDS)
+
+
+def test_every_step() -> None:
+    """A kind's step is a shim; every step has its page, and takes a map."""
+    for path in STEPS:
+        page = path.with_suffix(".txt").read_text()
+        assert f"<b>{path.stem}</b>" in page, path
+        assert re.search(r"^\w+ call\(Map options", path.read_text(), re.MULTILINE), path
+    for kind in KINDS:
+        assert (HERE / f"vars/{tree.step_of(kind)}.groovy").read_text().count("\n") < 12
+
+
+def test_tree_is_written_whole(tmp_path: Path, library: Path) -> None:
+    """The tree is what Jenkins loads; what was there before goes."""
+    names = {str(path.relative_to(library)) for path in library.rglob("*") if path.is_file()}
+    assert {"vars/mlctlTrain.groovy", "src/io/mlctl/Calls.groovy", "resources/io/mlctl/provide.sh"} <= names
+    out = tmp_path / "out"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-m", "mlctl_jenkins.library", str(out)], check=True)
+        assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == names
+        (out / "vars/old.groovy").touch()
+    assert list(tmp_path.iterdir()) == [out]
+
+
+STEPS_CALLED = """
+    archiveArtifacts dir echo error fileExists junit libraryResource publishHTML pwd readFile sh unstable withCredentials
+    withEnv
+"""
+KEYWORDS = "if for catch while switch return try finally else Map String Serializable Calls"
+OWN = "asked body call concluded decode encode enter followed leave mlctl plain report shown"
+GENERIC = "hashCode length matches replace toString trim add keySet size toJson parseText randomUUID"
+"""On script security's generic list, for the classes that the README names."""
+
+
+def test_only_what_the_sandbox_allows() -> None:
+    """Every method that is called, and every class that is made, is on the README's list; none needs an approval."""
+    readme = (HERE / "README.md").read_text()
+    for path in [*STEPS, *(HERE / "src").rglob("*.groovy")]:
+        code = re.sub(
+            r"/\*.*?\*/|//[^\n]*|'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "", path.read_text(), flags=re.DOTALL
+        )
+        calls = set(re.findall(r"\b([A-Za-z]\w*)\s*(?:\(|\{)", code)) - set(KEYWORDS.split())
+        made = set(re.findall(r"\bnew (\w+)", code))
+        assert calls - made <= set(f"{STEPS_CALLED} {OWN} {GENERIC}".split()), path
+        assert made <= {"JsonSlurper"}, path
+    assert all(f"`{name}`" in readme for name in GENERIC.split())
+
+
+REFUSED = {
+    "def m = ('a1' =~ /[0-9]/); echo 'x'": "guard: m holds a java.util.regex.Matcher",
+    "def d = new groovy.json.JsonSlurper().parseText('{}'); echo 'x'": "guard: d holds a groovy.json.internal.LazyMap",
+    "def l = [2, 1].sort { it }": "guard: sort takes a closure",
+    "String x = 'id'; sh \"echo ${x}\"": "guard: sh was given interpolated text",
+    "hidden()": "guard: the step echo runs inside a NonCPS method",
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_guard(pipelines: Pipelines, code: str) -> None:
+    """The harness refuses what Jenkins' translation would refuse, or lose at a restart."""
+    build = pipelines.run(f"@NonCPS def hidden() {{ echo 'x' }}\nnode {{ {code} }}", "FAILURE")
+    assert REFUSED[code] in build.text
+
+
+def wheel(folder: Path, version: str) -> None:
+    """An index with a wheel called mlctl, whose command answers as this one does."""
+    made = folder / "mlctl" / f"mlctl-{version}-py3-none-any.whl"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    info = f"mlctl-{version}.dist-info"
+    files = {
+        "stand_in.py": f"def main():\n    print('mlctl {version}, a stand-in')\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: mlctl\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": "[console_scripts]\nmlctl = stand_in:main\n",
+    }
+    record = ""
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+            record += f"{name},sha256={digest},{len(text.encode())}\n"
+        archive.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
+    (made.parent / "index.html").write_text(f'<a href="{made.name}">{made.name}</a>')
+
+
+def test_with_mlctl(pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It installs the version from the index that is named, once, though two branches race; and keeps it."""
+    index, tools = pipelines.at / "simple", pipelines.at / "tools"
+    wheel(index, "9.9.9")
+    monkeypatch.setenv("MLCTL_TOOLS", str(tools))
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    call = f"withMlctl(version: '9.9.9', index: '{index.as_uri()}', python: '{sys.executable}') {{ sh 'mlctl' }}"
+    build = pipelines.run(f"node {{ parallel(a: {{ {call} }}, b: {{ {call} }}) }}")
+    assert build.log.count("mlctl 9.9.9, a stand-in") == 2
+    kept = list((tools / "jenkins").iterdir())
+    assert sorted(path.is_symlink() for path in kept) == [False, True]
+    build = pipelines.run(f"node {{ {call} }}")
+    assert "mlctl 9.9.9, a stand-in" in build.log and list((tools / "jenkins").iterdir()) == kept
+    build = pipelines.run("node { withMlctl(version: '1', index: 'https://u:p@x/simple') { } }", "FAILURE")
+    assert "which has characters that none has" in build.text or "holds a user or a password" in build.text
+    assert json.loads(Path(build.spec["answer"]).read_text())["result"] == "FAILURE"
