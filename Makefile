@@ -1,20 +1,21 @@
 # Everything sets itself up: Python 3.10 or newer, make and git are enough. PYTHON=python3.12 chooses another one.
 BIN := .venv/bin
-ORCHESTRATORS := jenkins kfp prefect
+ORCHESTRATORS := airflow jenkins kfp prefect
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test lint bench chaos lock generated jenkins-library clean
+.PHONY: help demo test orchestrators lint bench chaos lock generated jenkins-library clean
 help:                    ## show this
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
 demo: core               ## three jobs on this machine: process, train, batch inference
 	@examples/01-local/run.sh $(ARGS)
 
-test: dev lint           ## all tests; ARGS="-k name" for some of the core's
+test: dev lint           ## the core's tests, and the local platform's; ARGS="-k name" for some
 	@pytest $(ARGS)
-	@for name in $(ORCHESTRATORS); do $(MAKE) --silent test-$$name || exit 1; done
 
-test-%: core             ## the tests of one orchestrator, in its own environment: test-kfp, test-prefect
+orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment
+
+test-%: core             # of one: test-airflow, test-jenkins, test-kfp, test-prefect
 	@tools/env.sh $*
 	@.envs/$*/bin/python -m pytest tests/$* $(ARGS)
 

@@ -10,6 +10,7 @@ compile() {
 }
 compile locks/core.txt pyproject.toml --group build
 compile locks/dev.txt pyproject.toml --group dev
+compile locks/airflow.txt pyproject.toml --extra airflow --group build --group test --group airflow-server
 compile locks/kfp.txt pyproject.toml --extra kfp --group build --group test --group docker
 compile locks/jenkins.txt pyproject.toml --extra jenkins --group build --group test --group jenkins-clients
 compile locks/prefect.txt pyproject.toml --extra prefect --group build --group test

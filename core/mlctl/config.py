@@ -75,7 +75,8 @@ class Config:
         if "backend" in (overrides or {}):
             raise InvalidConfig("--set backend: another platform is another target; choose it with --target")
         settings = {**targets[name], **(overrides or {})}
-        settings.pop("orchestrators", None)  # theirs to read, from `values`: no platform's business
+        for key in ("conn_id", "orchestrators"):  # an orchestrator's to read, from `values`: no platform's business
+            settings.pop(key, None)
         return Target(name, str(settings.pop("backend")), settings)
 
     def route(self, job: Job) -> str:

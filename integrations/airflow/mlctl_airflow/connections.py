@@ -1,0 +1,118 @@
+"""Airflow's connections: the type `mlctl`, which says where jobs may run, and `conn_id` in a target's settings.
+
+A target with `conn_id: aws_default` is reached with that connection's credentials. They are put where every SDK of the
+platform looks first, the variables of the environment, of this one process: never into a plan, a run's record or a log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import BaseHook
+
+__all__ = ["MlctlHook", "credentials", "get", "lend"]
+
+VARIABLES: Mapping[str, Mapping[str, str]] = {
+    "aws": {
+        "AWS_ACCESS_KEY_ID": "login",
+        "AWS_SECRET_ACCESS_KEY": "password",
+        "AWS_SESSION_TOKEN": "extra.aws_session_token",
+        "AWS_DEFAULT_REGION": "extra.region_name",
+        "AWS_PROFILE": "extra.profile_name",
+        "AWS_ENDPOINT_URL": "extra.endpoint_url",
+    },
+    "databricks": {
+        "DATABRICKS_HOST": "host",
+        "DATABRICKS_TOKEN": "extra.token",
+    },
+    "azure": {
+        "AZURE_CLIENT_ID": "login",
+        "AZURE_CLIENT_SECRET": "password",
+        "AZURE_TENANT_ID": "extra.tenantId",
+        "AZURE_SUBSCRIPTION_ID": "extra.subscriptionId",
+    },
+    "kubernetes": {"KUBECONFIG": "extra.kube_config_path"},
+}
+"""Connection type -> variable -> field of the connection."""
+
+_lent: dict[str, str] = {}
+
+
+def credentials(connection: Any) -> dict[str, str]:
+    """The variables that hold what `connection` knows. Raises InvalidConfig for a type that no platform uses."""
+    from mlctl.errors import InvalidConfig
+
+    kind = connection.conn_type
+    if kind not in VARIABLES:
+        text = f"expected one of {', '.join(VARIABLES)}"
+        raise InvalidConfig(f"conn_id: connection '{connection.conn_id}' is of type {kind}, {text}")
+    extra = connection.extra_dejson
+    fields = {name: getattr(connection, name) for name in ("login", "password", "host")}
+    fields |= {f"extra.{name}": value for name, value in extra.items() if isinstance(value, str)}
+    if kind == "databricks":  # its provider takes the token as the password, or in extra
+        fields.setdefault("extra.token", connection.password)
+    return {name: fields[field] for name, field in VARIABLES[kind].items() if fields.get(field)}
+
+
+def get(conn_id: str) -> Any:
+    """The connection. Raises InvalidConfig where Airflow has none of that name."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from mlctl.errors import InvalidConfig
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise InvalidConfig(f"conn_id: Airflow has no connection '{conn_id}'") from None
+
+
+def lend(connection: Any) -> None:
+    """Puts a connection's credentials into this process's environment.
+
+    Raises InvalidConfig where this process has lent those of another connection of that type.
+    """
+    from mlctl.errors import InvalidConfig
+
+    name = connection.conn_id
+    values = credentials(connection)
+    if (other := _lent.setdefault(connection.conn_type, name)) != name:
+        raise InvalidConfig(f"conn_id: this process uses '{other}' already, and can't use '{name}' beside it")
+    os.environ.update(values)
+
+
+class MlctlHook(BaseHook):
+    """The connection type `mlctl`: which configuration, profile and target the operators use."""
+
+    conn_name_attr = "mlctl_conn_id"
+    default_conn_name = "mlctl_default"
+    conn_type = "mlctl"
+    hook_name = "mlctl"
+
+    def __init__(self, mlctl_conn_id: str = default_conn_name) -> None:
+        super().__init__()
+        self.mlctl_conn_id = mlctl_conn_id
+
+    def get_conn(self) -> dict[str, str]:
+        """`config`, `profile` and `target`, those that are set."""
+        extra = get(self.mlctl_conn_id).extra_dejson
+        return {name: extra[name] for name in ("config", "profile", "target") if extra.get(name)}
+
+    def test_connection(self) -> tuple[bool, str]:
+        """What the button Test shows: what `mlctl doctor` finds out about the connection's target, or about all."""
+        from mlctl import backend, config
+        from mlctl.errors import MlctlError
+
+        found = []
+        try:
+            given = self.get_conn()
+            known = config.load(None, given.get("config"), given.get("profile"), given.get("target"))
+            for name in [given["target"]] if "target" in given else known.values["targets"]:
+                target = known.target(name)
+                made = backend.load(target.backend, backend.Settings(name, target.settings, known.home))
+                found += [(name, finding) for finding in made.check()]
+        except MlctlError as reason:
+            return False, str(reason)
+        bad = [f"{name}: {one.what}: {one.text}; {one.mend}" for name, one in found if not one.ok]
+        return not bad, "; ".join(bad) or f"all {len(found)} checks went well"

@@ -1,0 +1,61 @@
+"""Which run belongs to a try: what Airflow keeps over its automatic retries, and changes at a clear.
+
+`max_tries` stays over retries and over a `kill -9`, and a clear sets it anew: it is in the key. Two corners escape it (a
+DAG's `retries` edited before the clear; a clear in the very seconds in which worker and task die), so `retries` and the
+DAG run's `clear_number` are kept with the run: an ended run for which both differ from now is another clear's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.configuration import conf
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from mlctl.runs import Stamp
+
+_KEPT = "mlctl_target"
+
+
+def key_of(context: Context) -> str:
+    """The key of this task instance up to its next clear."""
+    ti = context["ti"]
+    parts = ("airflow", ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.max_tries)
+    deployment = conf.get("mlctl", "deployment", fallback="")
+    return "/".join(map(str, (deployment, *parts) if deployment else parts))
+
+
+def values_of(context: Context) -> dict[str, str]:
+    """What is kept with the run."""
+    run: Any = context["dag_run"]
+    return {"retries": str(context["task"].retries), "clear_number": str(getattr(run, "clear_number", 0) or 0)}
+
+
+def accepts(values: Mapping[str, str]) -> Callable[[Stamp], bool]:
+    """Whether an ended run with that stamp is this try's own: not where all of `values` differ."""
+    return lambda stamp: not stamp.values or any(stamp.values.get(name) == value for name, value in values.items())
+
+
+def first_target(context: Context, key: str) -> str | None:
+    """The target that the first try under `key` chose, where this Airflow remembers it (3.3 and later)."""
+    store: Any = context.get("task_state_store")
+    kept = store.get(_KEPT) if store is not None and context["ti"].try_number > 1 else None
+    return str(kept["target"]) if isinstance(kept, Mapping) and kept.get("key") == key else None
+
+
+def keep_target(context: Context, key: str, target: str) -> None:
+    """Has this Airflow remember the target for the next tries."""
+    store: Any = context.get("task_state_store")
+    if store is not None:
+        store.set(_KEPT, {"key": key, "target": target})
+
+
+def wanted(context: Context) -> bool:
+    """Whether Airflow still holds this try for running: False once a user failed, cleared or finished it by hand."""
+    ti: Any = context["ti"]
+    index = ti.map_index if ti.map_index is not None and ti.map_index >= 0 else None
+    answer = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index)
+    return any(getattr(state, "value", state) == "running" for tasks in answer.values() for state in tasks.values())

@@ -1,0 +1,148 @@
+"""The deferrable wait: a trigger that watches one run. It decides nothing, submits nothing, and remembers nothing.
+
+All triggers of a triggerer's process share one thread for each target, which asks the platform about all their runs in
+one call: see mlctl.watch.Poller. What ends a wait (the run's end, an error, the task's time) is an event; a worker then
+decides. A triggerer that stops or dies leaves the runs alone: the next one watches the same URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+if TYPE_CHECKING:
+    from mlctl.runs import Run
+    from mlctl.watch import Poller
+
+_CANCEL_SECONDS = 20.0  # Airflow gives on_kill 30
+
+_pollers: dict[str, Poller] = {}
+_waiting: Counter[tuple[str, Run]] = Counter()
+
+
+class RunTrigger(BaseTrigger):
+    """Fires once `run`, a URL, has ended, can't be watched, or `deadline` (seconds since 1970) has come.
+
+    `target`, `settings`, `home` and `conn_id` are what the backend is made from: a triggerer has neither the job file nor the
+    configuration. The log's new lines are shown every `log_interval` seconds, from `cursor` on; None: not at all.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        target: str,
+        settings: Mapping[str, Any],
+        home: str,
+        conn_id: str | None = None,
+        deadline: float | None = None,
+        log_interval: float | None = None,
+        cursor: str = "",
+    ) -> None:
+        super().__init__()
+        self.kwargs: dict[str, Any] = {
+            "run": run,
+            "target": target,
+            "settings": dict(settings),
+            "home": home,
+            "conn_id": conn_id,
+            "deadline": deadline,
+            "log_interval": log_interval,
+            "cursor": cursor,
+        }
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """As Airflow keeps it."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", self.kwargs
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """One event: `error` is a text where the run can't be watched; `late` says that the deadline came first."""
+        from mlctl.errors import MlctlError
+
+        error, late = "", False
+        try:
+            late = not await self._ended()
+        except MlctlError as reason:
+            error = str(reason)
+        except Exception as reason:  # the wait must end, whatever broke; the worker fails the task with this text
+            error = f"{type(reason).__name__}: {reason}"
+        yield TriggerEvent({"error": error, "late": late, "cursor": self.kwargs["cursor"]})
+
+    async def on_kill(self) -> None:
+        """Cancels this trigger's own run: called where a user acts on the deferred task (Airflow 3.3 and later)."""
+        from mlctl import lifecycle
+        from mlctl.runs import Run
+
+        poller = await self._poller()
+        await asyncio.to_thread(lifecycle.cancel, poller.backend, Run.parse(self.kwargs["run"]), _CANCEL_SECONDS)
+
+    async def _ended(self) -> bool:
+        """True once the run has ended; False where the deadline came first."""
+        from mlctl.runs import Run
+
+        poller, run, deadline = await self._poller(), Run.parse(self.kwargs["run"]), self.kwargs["deadline"]
+        known = (self._group(), run)
+        _waiting[known] += 1
+        future = asyncio.wrap_future(poller.watch(run))
+        try:
+            while True:
+                pauses = [self.kwargs["log_interval"], None if deadline is None else max(0.0, deadline - time.time())]
+                done, _ = await asyncio.wait(
+                    [future], timeout=min((one for one in pauses if one is not None), default=None)
+                )
+                if done:
+                    future.result()  # raises what can't be watched
+                    return True
+                if deadline is not None and time.time() >= deadline:
+                    return False
+                await self._show(poller, run)
+        finally:
+            _waiting[known] -= 1
+            if not _waiting[known]:  # two tasks with one key may wait for the same run
+                del _waiting[known]
+                poller.forget(run)
+
+    async def _show(self, poller: Poller, run: Run) -> None:
+        """The log's new lines, into the task's log. A log that can't be read now is read later."""
+        from mlctl.errors import MlctlError
+
+        try:
+            logs = await asyncio.to_thread(poller.backend.logs, run, self.kwargs["cursor"])
+        except MlctlError as reason:
+            self.log.warning("%s", reason)
+            return
+        for line in logs.lines:
+            self.log.info("%s", line)
+        self.kwargs["cursor"] = logs.cursor
+
+    def _group(self) -> str:
+        return json.dumps([self.kwargs[name] for name in ("target", "settings", "home", "conn_id")], sort_keys=True)
+
+    async def _poller(self) -> Poller:
+        """The poller of this target, one for the whole process."""
+        from mlctl.watch import Poller
+
+        group = self._group()
+        if group not in _pollers:
+            if conn_id := self.kwargs["conn_id"]:
+                from airflow.sdk import BaseHook
+
+                from . import connections
+
+                connections.lend(await BaseHook.aget_connection(conn_id))
+            made = Poller(await asyncio.to_thread(self._backend))
+            _pollers.setdefault(group, made)
+        return _pollers[group]
+
+    def _backend(self) -> Any:
+        from mlctl import backend
+        from mlctl.runs import Run
+
+        settings = backend.Settings(self.kwargs["target"], self.kwargs["settings"], Path(self.kwargs["home"]))
+        return backend.load(Run.parse(self.kwargs["run"]).backend, settings)

@@ -1,0 +1,194 @@
+"""What tasks hand to each other, what their input may be, and how they refuse it: by `dag.test()`, without a scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow_server import HERE
+
+from mlctl import backend
+from mlctl.runs import Key, State
+
+pytestmark = pytest.mark.filterwarnings("default")  # Airflow's own
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict[str, Any]:
+    """The DAGs of pipelines.py, and a database for `dag.test()`."""
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True)
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(HERE / "dags" / "pipelines.py"), bundle_path=HERE / "dags", bundle_name="dags-folder")
+    assert not bag.import_errors
+    return bag.dags
+
+
+class Done:
+    """What came of a `dag.test()`."""
+
+    def __init__(self, dag: Any, log: str, run: Any) -> None:
+        self.dag, self.log, self.run = dag, log, run
+
+    def states(self) -> dict[str, str]:
+        return {f"{ti.task_id}{ti.map_index if ti.map_index >= 0 else ''}": str(ti.state) for ti in self.tasks()}
+
+    def tasks(self) -> list[Any]:
+        return list(self.run.get_task_instances())
+
+    def xcom(self, task: str = "one", key: str = "return_value", index: int = -1) -> Any:
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            row = XComModel.get_many(
+                run_id=self.run.run_id, dag_ids=self.dag.dag_id, task_ids=task, key=key, map_indexes=index
+            )
+            found = session.scalars(row).first()
+            return XComModel.deserialize_value(found) if found else None
+
+    def said(self, task: str = "one", index: int = -1) -> str:
+        """What the job was given as `say`: it leaves it as its output."""
+        return Path(self.xcom(task, "model", index), "model.txt").read_text()
+
+
+@pytest.fixture
+def tested(dags: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> Any:
+    def test(name: str) -> Done:
+        run = dags[name].test()
+        captured = capfd.readouterr()
+        return Done(dags[name], captured.out + captured.err, run)
+
+    return test
+
+
+def test_outputs_passed_on(tested: Any) -> None:
+    """One XCom for each output feeds the next task."""
+    done = tested("passes_on")
+    assert done.states() == {"first": "success", "second": "success", "third": "success"}
+    assert done.xcom("second")["outputs"] == {"model": done.xcom("second", "model")}
+
+
+def test_expand(tested: Any) -> None:
+    """Mapped tasks are runs of their own."""
+    done = tested("mapped")
+    assert done.states() == {"each0": "success", "each1": "success"}
+    assert [done.said("each", index) for index in (0, 1)] == ["one", "mapped"]
+
+
+def test_templates(tested: Any) -> None:
+    """Parameters and target are templated; a job's mapping is not."""
+    assert tested("templated").said() == "templated"
+    assert tested("verbatim").said() == "{{ dag.dag_id }} $(HOME) %(x)s 'quoted' \n new line \U0001f600"
+
+
+def test_hostile_parameters(tested: Any) -> None:
+    """What a parameter says arrives as it is."""
+    said = tested("hostile").said()
+    assert said.startswith("a'; echo foo $(HOME) ${{inputs.x}} {{secrets/a}} `id` ") and said.endswith("x" * 10_000)
+
+
+def test_cancel_racing_submit(tested: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes when the platform has the run and the task doesn't know yet: the run is cancelled."""
+    from mlctl.backends.local import Local
+
+    submit = Local.submit
+
+    def signalled(*given: Any) -> Any:
+        run = submit(*given)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return run
+
+    monkeypatch.setattr(Local, "submit", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert tested("racing").states() == {"one": "failed"}
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    found = Local(backend.Settings("local", {}, home)).find(Key("racing", "first"))
+    assert [one.status.state for one in found] == [State.CANCELLED]
+
+
+def test_connections(tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection of type mlctl names the target; the target names an existing connection, whose credentials it gets."""
+    config = tmp_path / "mlctl.yaml"
+    config.write_text("targets: {cloud: {backend: local, conn_id: aws_default}}")
+    extra = {"config": str(config), "target": "cloud"}
+    monkeypatch.setenv("AIRFLOW_CONN_PLATFORM", json.dumps({"conn_type": "mlctl", "extra": extra}))
+    aws = {"conn_type": "aws", "login": "AKIA-EXAMPLE", "password": "s3cret-key", "extra": {"region_name": "eu-west-9"}}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(aws))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "")  # so that it is undone after the test
+    done = tested("connection")
+    assert done.states() == {"one": "success"}
+    assert (os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]) == ("AKIA-EXAMPLE", "s3cret-key")
+    assert "AWS_DEFAULT_REGION eu-west-9" in done.log
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no_file", "not-there.yaml: no such file"),
+        ("no_target", "target 'nowhere' is not in the configuration; there are: local"),
+        ("no_param", "sya: the job has no such name; did you mean 'say'?"),
+        ("wrong_param", "got 'many', expected an integer"),
+        ("wrong_kind", "got train, and this task runs process; use MlctlTrainOperator"),
+        ("no_input", "has no uri"),
+        ("no_mapping", "parameters: got 'say=hello', expected a mapping"),
+        ("no_connection", "Airflow has no connection 'nowhere'"),
+        ("output", "task 'made' left no output 'modle'"),
+        ("skipped", "task 'made' left no output 'model': it was skipped"),
+        ("decorated", "its arguments can't be sent: Object of type set is not JSON serializable"),
+    ],
+)
+def test_bad_input(tested: Any, name: str, says: str) -> None:
+    """Refused at once, in one line, without a retry, and without a frame of ours below Airflow's."""
+    done = tested(f"bad_{name}")
+    one = next(ti for ti in done.tasks() if ti.task_id == "one")
+    assert (str(one.state), one.try_number) == ("failed", 1)
+    assert says in done.log
+
+
+def test_decorated(tested: Any) -> None:
+    """A function's body runs as the job; its arguments go in and what it returns comes back."""
+    done = tested("decorated")
+    assert done.xcom("add") == {"sum": 42} and done.xcom("show") == "got 42"
+    assert "in local://" in done.log and Path(done.xcom("add", "table")).is_dir()
+
+
+def test_parsing_is_cheap() -> None:
+    """Over airflow.sdk the operators import no SDK, no platform and no reader of job files."""
+    code = (
+        "import sys, airflow.sdk, airflow.sdk.configuration, time; before = set(sys.modules); at = time.perf_counter();"
+        "from mlctl_airflow import MlctlTrainOperator; print(time.perf_counter() - at, *sorted(set(sys.modules) - before))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = ("boto3", "jsonschema", "mlctl.api", "mlctl.lifecycle", "mlctl.jobfile", "mlctl.backends")
+    assert not [name for name in answer[1:] if name.startswith(heavy)], answer
+
+
+def test_example_parses(dags: dict[str, Any]) -> None:
+    """The example's DAG, and that its jobs are where it says."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    folder = HERE.parent.parent / "examples" / "04-orchestrators"
+    bag = DagBag(str(folder / "airflow_dag.py"), bundle_path=folder, bundle_name="dags-folder")
+    assert not bag.import_errors and list(bag.dags) == ["digits"]
+    assert all((folder / task.job).is_file() for task in bag.dags["digits"].tasks)
+
+
+def test_provider() -> None:
+    """Airflow lists the provider and finds each of its parts."""
+    from airflow.providers_manager import ProvidersManager
+
+    found = ProvidersManager()
+    assert "mlctl" in found.providers
+    assert "mlctl" in found.hooks and found.hooks["mlctl"] is not None
+    assert "mlctl" in dict(found.taskflow_decorators)
+    assert "mlctl_airflow.operators.RunLink" in found.extra_links_class_names

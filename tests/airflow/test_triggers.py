@@ -1,0 +1,86 @@
+"""The triggers, in an event loop of their own: one thread serves them all, and none of them ends a run by going away."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlctl
+from mlctl.runs import State
+
+pytestmark = pytest.mark.filterwarnings("default")  # Airflow's own
+MANY = 20
+
+
+@pytest.fixture
+def runs(project: Path) -> list[mlctl.RunHandle]:
+    """Runs that go on until the file `gate` is there."""
+    (project / "wait.sh").write_text("until [ -e $GATE ]; do sleep 0.1; done\n")
+    job = {"kind": "process", "name": "waits", "code": str(project), "command": "sh wait.sh"}
+    return [mlctl.submit({**job, "env": {"GATE": str(project.parent / "gate")}}) for _ in range(MANY)]
+
+
+def trigger(run: mlctl.RunHandle, **given: Any) -> Any:
+    from mlctl_airflow.triggers import RunTrigger
+
+    return RunTrigger(run.url, "local", {}, str(run.backend.settings.home), **given)
+
+
+async def event(one: Any) -> dict[str, Any]:
+    return await anext(each.payload async for each in one.run())
+
+
+def test_one_thread_serves_all(runs: list[mlctl.RunHandle], project: Path) -> None:
+    """Twenty triggers, as Airflow makes them anew from what it kept, and one poller."""
+    again = [type(one)(**one.serialize()[1]) for one in map(trigger, runs)]
+
+    async def all_of_them() -> list[dict[str, Any]]:
+        waiting = [asyncio.create_task(event(one)) for one in again]
+        await asyncio.sleep(0.5)
+        assert sum(thread.name == "mlctl-local" for thread in threading.enumerate()) == 1
+        (project.parent / "gate").touch()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(all_of_them()) == [{"error": "", "late": False, "cursor": ""}] * MANY
+    assert {run.status().state for run in runs} == {State.SUCCEEDED}
+
+
+def test_stop_leaves_the_run(runs: list[mlctl.RunHandle], project: Path) -> None:
+    """A triggerer's stop cancels its tasks, and no run; a second waiter for the same run doesn't notice."""
+
+    async def stopped() -> dict[str, Any]:
+        first, second = (asyncio.create_task(event(trigger(runs[0]))) for _ in range(2))
+        await asyncio.sleep(0.3)
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled() and not runs[0].status().state.terminal
+        (project.parent / "gate").touch()
+        return await second
+
+    assert asyncio.run(stopped())["error"] == ""
+    for run in runs:
+        run.wait(20)
+
+
+def test_on_kill_cancels_its_own_run(runs: list[mlctl.RunHandle], project: Path) -> None:
+    """What a user does to the deferred task ends that run, and no other."""
+    asyncio.run(trigger(runs[0]).on_kill())
+    assert [run.status().state for run in runs[:2]] == [State.CANCELLED, State.RUNNING]
+    (project.parent / "gate").touch()
+    for run in runs[1:]:
+        run.wait(20)
+
+
+def test_deadline_and_lost_run(runs: list[mlctl.RunHandle], project: Path) -> None:
+    """The deadline ends the wait; so does a run that the platform doesn't know."""
+    assert asyncio.run(event(trigger(runs[0], deadline=0.0)))["late"]
+    lost = trigger(runs[0])
+    lost.kwargs["run"] = runs[0].url.removesuffix("-0") + "-7"
+    assert "-7" in asyncio.run(event(lost))["error"]
+    (project.parent / "gate").touch()
+    for run in runs:
+        run.wait(20)
