@@ -1,4 +1,4 @@
-"""The contract inside the job, seen from outside: every platform sets these names, and no other place spells them.
+"""The contract inside the job, seen from outside: every platform sets these names by what is here.
 
 runtime.py is the other side. It stands alone, so it spells them again; the tests run one against the other.
 """
