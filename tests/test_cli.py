@@ -342,7 +342,6 @@ def test_every_command_that_answers_has_json(cli: Cli) -> None:
     assert without == {
         "init",
         "logs",
-        "cancel",
         "schema",
         "completion",
     }  # files, a log, an act, and what is JSON or a script
@@ -706,3 +705,9 @@ def test_every_public_name_is_there() -> None:
     assert set(mlctl.__all__) <= set(dir(mlctl))
     with pytest.raises(AttributeError, match="module 'mlctl' has no attribute 'nothing'"):
         _ = mlctl.nothing
+
+
+def test_cancel_answers_in_json(done: str, cli: Cli) -> None:
+    answer = cli("cancel", done, "--json")
+    assert answer.code == 0
+    assert [(one["run"], one["state"]) for one in json.loads(answer.out)] == [(done, "succeeded")]

@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import one_line
 
-__all__ = ["Command", "Placeholder", "fill", "placeholders", "text_of"]
+__all__ = ["Command", "Placeholder", "fill", "placeholders", "text_of", "variable"]
 
 Placeholder = tuple[str, str]
 """("params", "lr") for `${{params.lr}}`."""
@@ -132,6 +132,11 @@ def placeholders(words: Iterable[str]) -> list[Placeholder]:
 def fill(text: str, values: Callable[[Placeholder], str]) -> str:
     """`text` with each placeholder replaced, once: what a value brings along is not looked at again."""
     return _PLACEHOLDER.sub(lambda match: values((match[1], match[2])), text)
+
+
+def variable(name: str) -> str:
+    """The name of an input or output as the contract's variables spell it: `train-data` as `TRAIN_DATA`."""
+    return re.sub(r"[^A-Za-z0-9]", "_", name).upper()
 
 
 def text_of(value: Any) -> str:

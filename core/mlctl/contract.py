@@ -6,12 +6,11 @@ runtime.py is the other side. It stands alone, so it spells them again; the test
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .command import fill, text_of
+from .command import fill, text_of, variable
 from .job import Job
 from .runs import Metric
 
@@ -31,11 +30,6 @@ class Places:
     params_file: str
     metrics_file: str
     checkpoints: str
-
-
-def variable(name: str) -> str:
-    """`train-data` as `TRAIN_DATA`."""
-    return re.sub(r"[^A-Za-z0-9]", "_", name).upper()
 
 
 def _values(job: Job, places: Places, escape: Callable[[str], str]) -> Callable[[tuple[str, str]], str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import document, units
-from .command import Command, Placeholder, placeholders, text_of
+from .command import Command, Placeholder, placeholders, text_of, variable
 from .document import Document, Keys
 from .errors import InvalidJob, did_you_mean, one_line
 from .job import JSON, KINDS, Accelerators, Distribution, Input, Job, Kind, Output, Param, Resources
@@ -280,12 +280,12 @@ class _Reader:
         for what in ("inputs", "outputs"):
             seen: dict[str, str] = {}
             for name in getattr(job, what):
-                variable = re.sub(r"[^A-Za-z0-9]", "_", name).upper()
-                if variable in seen:
+                spelt = variable(name)
+                if spelt in seen:
                     one = what[:-1].upper()
-                    text = f"and {seen[variable]} would both be MLCTL_{one}_{variable} inside the job; rename one"
+                    text = f"and {seen[spelt]} would both be MLCTL_{one}_{spelt} inside the job; rename one"
                     raise self.doc.fail((what, name), text)
-                seen[variable] = name
+                seen[spelt] = name
         if job.image and (job.python or job.requirements):
             extra = "python" if job.python else "requirements"
             raise self.doc.fail((extra,), "is the image's to bring; leave out image: or this")

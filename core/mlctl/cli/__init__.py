@@ -98,7 +98,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt:  # these two here, because click has its own way with them
             return complain("interrupted", 130)
         except BrokenPipeError:
-            mute()
+            mute(sys.stdout)
             return 0
 
 
@@ -158,7 +158,7 @@ def run(args: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return complain("interrupted", 130)
     except BrokenPipeError:
-        mute()
+        mute(sys.stdout)
         return 0
     except OSError as error:
         if os.environ.get("MLCTL_DEBUG"):
@@ -174,7 +174,7 @@ def run(args: list[str] | None = None) -> int:
         )
 
 
-def mute(stream: TextIO = sys.stdout) -> None:
+def mute(stream: TextIO) -> None:
     """Lets what is still to be printed go nowhere: the reader of our output went away, as `head` does."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -201,18 +201,24 @@ def _copied(name: str, address: str, into: Path) -> Path:
 @click.command()
 @_RUNS
 @click.option("--timeout", metavar="DURATION", help="Wait no longer for the end, such as 1m; then exit code 75.")
-def cancel(runs: tuple[str, ...], timeout: str | None) -> int:
+@show.json_option
+def cancel(runs: tuple[str, ...], timeout: str | None, json_: bool) -> int:
     """End runs, and wait for their end: SIGTERM, a grace, SIGKILL. A no-op for a run that has ended."""
     settings, code = config.load(), 0
+    answers: list[dict[str, Any]] = []
     for text in runs:
         try:
             handle = api.reach(text, settings)
             found = handle.cancel(_seconds("--timeout", timeout))
             if found is None:
                 raise Unavailable(f"{handle.name}: still stopping after {timeout}")
-            click.echo(f"{handle.name}: {show.paint(found.state)}")
+            answers.append({"run": handle.url, **found.to_json()})
+            if not json_:
+                click.echo(f"{handle.name}: {show.paint(found.state)}")
         except MlctlError as error:
             code = complain(str(error), error.exit_code)
+    if json_:
+        show.as_json(answers)
     return code
 
 
