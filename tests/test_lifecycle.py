@@ -12,7 +12,7 @@ import pytest
 import mlctl
 from mlctl import api, lifecycle
 from mlctl.backends.local import folder
-from mlctl.errors import InvalidJob, Unavailable
+from mlctl.errors import Interrupted, InvalidJob, Unavailable
 from mlctl.lifecycle import Execution, Outcome
 from mlctl.runs import Reason, Stamp, State
 
@@ -78,10 +78,14 @@ def test_another_job_under_the_key_fails_adopts_or_replaces(script: str) -> None
 
 
 def test_a_late_cancel_by_somebody_else_is_followed_by_the_next_attempt_once(tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    script = f"[ -e {go} ] || sleep 60"
+    go, ready = tmp_path / "go", tmp_path / "ready"
+    script = f"[ -e {go} ] || {{ touch {ready}; sleep 60; }}"
     owner = execution(script)
     run = owner.start().run
+    deadline = time.monotonic() + PATIENCE
+    while not ready.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     waiter = execution(script)
     found = waiter.start()
     assert (found.made, found.run) == (False, run)
@@ -105,9 +109,23 @@ def test_the_cancel_of_ones_own_run_is_its_end() -> None:
     assert (reported.run, reported.status and reported.status.state) == (outcome.run, State.CANCELLED)
 
 
-def test_a_stop_before_the_submit_cancels_what_was_submitted() -> None:
+def test_a_stop_before_the_submit_starts_nothing() -> None:
     made = execution("sleep 60")
     made.stop()
+    with pytest.raises(Interrupted, match="nothing was started"):
+        made.start()
+    assert not made.backend.find(made.key)
+
+
+def test_a_stop_during_the_submit_cancels_what_was_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = execution("sleep 60")
+    submit = made.backend.submit
+
+    def stopped(*args: Any) -> Any:
+        made.stop()
+        return submit(*args)
+
+    monkeypatch.setattr(made.backend, "submit", stopped)
     found = ended(made)
     assert found.status
     assert found.status.state is State.CANCELLED

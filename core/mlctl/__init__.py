@@ -20,7 +20,8 @@ _HOME = {
     "job": ("KINDS", "Job"),
     "runs": ("Metric", "Plan", "Reason", "Result", "Run", "State", "Status"),
     "errors": (
-        "Denied", "InvalidConfig", "InvalidJob", "MlctlError", "RunExists", "RunFailed", "RunNotFound", "Unauthorized",
+        "Denied", "Interrupted", "InvalidConfig", "InvalidJob", "MlctlError", "RunExists", "RunFailed", "RunNotFound",
+        "Unauthorized",
         "Unavailable", "Unsupported",
     ),
 }  # fmt: skip
@@ -28,6 +29,7 @@ _WHERE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "KINDS",
     "Denied",
+    "Interrupted",
     "InvalidConfig",
     "InvalidJob",
     "Job",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from .api import RunHandle, load, plan, reach, run, submit
     from .errors import (
         Denied,
+        Interrupted,
         InvalidConfig,
         InvalidJob,
         MlctlError,

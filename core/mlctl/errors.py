@@ -9,6 +9,7 @@
     ├─ Unavailable           throttled, 5xx, network, full disk; worth another try           exit 75
     ├─ RunExists             the name is taken: somebody submitted this attempt before       exit 70
     ├─ RunNotFound           the platform knows no such run                                  exit 70
+    ├─ Interrupted           the caller was told to stop before anything was started         exit 130
     └─ RunFailed             the job itself ended badly: see `status.reason`                 exit 1, 75, 124, 130
 
 Exit codes 70, 75 and 77 are those of sysexits.h (EX_SOFTWARE, EX_TEMPFAIL, EX_NOPERM); 124 is timeout(1)'s; 130 a
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Denied",
+    "Interrupted",
     "InvalidConfig",
     "InvalidJob",
     "MlctlError",
@@ -101,6 +103,12 @@ class RunExists(MlctlError):
 
 class RunNotFound(MlctlError):
     """The platform knows no such run: it never had it, or no longer remembers it."""
+
+
+class Interrupted(MlctlError):
+    """The caller was told to stop, and nothing had been started."""
+
+    exit_code = 130
 
 
 class RunFailed(MlctlError):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from . import ledger, watch
 from .backend import Backend, Facts, Settings
 from .decide import Action, Decision, decide
-from .errors import InvalidJob, RunExists, Unavailable
+from .errors import Interrupted, InvalidJob, RunExists, Unavailable
 from .job import Job
 from .policy import Admitted, admit
 from .runs import Found, Key, Logs, Plan, Reason, Run, Stamp, State, Status
@@ -103,7 +103,8 @@ class Execution:
         """Submits the job, or finds what is there under its key; `decide` says which. Doesn't wait for its end.
 
         A run that is stopping is waited for, `timeout` seconds at most. Raises InvalidJob where the key names a run of
-        another job (see ON_CHANGE), Unavailable where a run is stopping still, and what the platform says.
+        another job (see ON_CHANGE), Unavailable where a run is stopping still, Interrupted where `stop` came before a
+        submit, and what the platform says.
         """
         deadline = time.monotonic() + timeout
         _, _, stamp = self.prepare()
@@ -134,6 +135,8 @@ class Execution:
                     self.again and decision.found.status.state.terminal
                 )  # what still runs is what was asked for
                 return Outcome(decision.found.run, False, decision.found.status)
+            if self.stopped.is_set():
+                raise Interrupted("interrupted: nothing was started")
             try:
                 return self._submit(decision.attempt, stamp)
             except RunExists as error:  # somebody was faster: look again; theirs is the attempt that was asked for
@@ -209,7 +212,7 @@ class Execution:
             outcome = following
 
     def stop(self) -> None:
-        """Flags that the caller wants no run any more; a submit that is under way cancels what it started."""
+        """Flags that the caller wants no run any more: nothing is submitted, and a submit under way cancels what it started."""
         self.stopped.set()
 
 

@@ -25,7 +25,7 @@ import pytest
 
 from . import jobfile, lifecycle, watch
 from .backend import FIELDS, Backend, Finding, Settings
-from .errors import InvalidJob, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable, Unsupported
+from .errors import Interrupted, InvalidJob, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable, Unsupported
 from .job import KINDS, Job
 from .policy import admit
 from .runs import Key, Reason, Run, State, Status
@@ -328,11 +328,24 @@ class BackendContract:
         assert (status.state, status.reason) == (State.CANCELLED, Reason.CANCELLED)
         assert self.harness.native(run) == Native(count=1, alive=False)
 
-    def test_cancel_that_races_a_submit(self) -> None:
+    def test_cancel_that_races_a_submit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         execution = self.execution(self.job("hang"))
-        execution.stop()
+        submit = execution.backend.submit
+
+        def stopped_meanwhile(*args: Any) -> Run:
+            execution.stop()
+            return submit(*args)
+
+        monkeypatch.setattr(execution.backend, "submit", stopped_meanwhile)
         run = execution.start().run
         assert self.ended(run).state is State.CANCELLED
+
+    def test_stop_before_a_submit_starts_nothing(self) -> None:
+        execution = self.execution(self.job("hang"))
+        execution.stop()
+        with pytest.raises(Interrupted):
+            execution.start()
+        assert not self.backend.find(execution.key)
 
     def test_timeout_ends_a_run_that_nobody_waits_for(self) -> None:
         if "timeout" not in self.backend.features.honours:

@@ -124,7 +124,7 @@ def cli(ctx: click.Context, verbose: int, quiet: bool) -> None:
     Exit codes: 0 success, 1 the job failed, 2 bad input, 70 internal or not found,
     75 try again, 77 denied, 124 the job's timeout, 130 cancelled or interrupted.
     """
-    ctx.color = _colour()
+    ctx.color = colour()
     logging.basicConfig(level=logging.ERROR, format="mlctl: %(message)s", stream=sys.stderr)
     logging.getLogger("mlctl").setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     if verbose > 1:
@@ -182,10 +182,10 @@ def mute(stream: TextIO) -> None:
 def complain(text: str, code: int) -> int:
     """Prints an error as one line; gives its exit code back."""
     line = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    click.echo(f"{click.style('mlctl:', fg='red', bold=True)} {line}", err=True, color=_colour())
+    click.echo(f"{click.style('mlctl:', fg='red', bold=True)} {line}", err=True, color=colour())
     return code
 
 
-def _colour() -> bool | None:
+def colour() -> bool | None:
     """False where NO_COLOR (no-color.org) asks for none; None leaves it to whether there is a terminal."""
     return False if os.environ.get("NO_COLOR") else None

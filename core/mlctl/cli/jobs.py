@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
@@ -14,12 +15,15 @@ from typing import Any, TypeVar
 import click
 
 from mlctl import api, lifecycle
-from mlctl.errors import InvalidConfig, MlctlError, RunFailed
+from mlctl.drive import Drive
+from mlctl.errors import InvalidConfig, MlctlError
 from mlctl.job import Job
 from mlctl.runs import Plan, Result, State
 
 from . import complain, show
 from .live import Live
+
+_PATIENCE = 30.0  # seconds to finish a submit, or to end a job, after an interrupt
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -182,47 +186,46 @@ def submit(job: Path, target: str | None, json_: bool, **options: Any) -> None:
 def run(job: Path, target: str | None, on_interrupt: str, json_: bool, **options: Any) -> int:
     """Run a job, print its log while it runs, and end with its outcome as the exit code."""
     execution = _execution(job, options, target)
+    live = Live(lambda outcome: _announce(execution, outcome), to_stderr=json_)
     before = signal.signal(signal.SIGTERM, _interrupt)
-    outcome = None
     try:
-        outcome = execution.start()
-        _announce(execution, outcome)
-        live = Live(execution.backend, to_stderr=json_)
-        outcome = execution.wait(outcome, each=live)
-        live(outcome.run, outcome.status)
-    except KeyboardInterrupt:
-        return _interrupted(execution, outcome, on_interrupt)
+        drive = Drive(lambda: execution, live.say, see=live.see)
+        try:
+            outcome = drive.wait()
+        except KeyboardInterrupt:
+            return _interrupted(drive, execution.key.text, on_interrupt)
     finally:
         signal.signal(signal.SIGTERM, before)
+        live.clear()
     result = execution.backend.result(outcome.run)
     if json_:
         show.as_json(_answer(execution, outcome, result))
     else:
         _conclude(outcome, result)
-    status = outcome.status
-    if status and status.state is not State.SUCCEEDED:
-        return complain(str(RunFailed(outcome.run, status)), RunFailed(outcome.run, status).exit_code)
-    return 0
+    if outcome.status and outcome.status.state is State.SUCCEEDED:
+        return 0
+    failure = drive.failed(outcome)
+    return complain(str(failure), failure.exit_code)
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _interrupted(execution: lifecycle.Execution, outcome: lifecycle.Outcome | None, what: str) -> int:
+def _interrupted(drive: Drive, key: str, what: str) -> int:
     if what == "cancel":
-        execution.stop()
-        for found in execution.backend.find(execution.key):
-            if not found.status.state.terminal:
-                lifecycle.cancel(execution.backend, found.run)
-                return complain(f"interrupted: {found.run.name} was cancelled", 130)
-        return complain("interrupted: nothing was running", 130)
-    if outcome is None:
-        key = execution.key.text
+        outcome = drive.stop(_PATIENCE)
+        state = outcome.status.state if outcome.status else State.CANCELLED
+        return complain(
+            f"interrupted: {outcome.run.name} {'was' if state is State.CANCELLED else 'had'} {state.value}", 130
+        )
+    with contextlib.suppress(Exception):  # while it is being submitted, that comes first
+        drive.started.result(_PATIENCE)
+    if drive.outcome is None:
         return complain(
             f"interrupted while starting; the same command with --key {key} finds what was started, or starts it", 130
         )
-    name = outcome.run.name
+    name = drive.outcome.run.name
     return complain(f"interrupted; the job goes on: mlctl logs -f {name} follows it, mlctl cancel {name} ends it", 130)
 
 

@@ -2,64 +2,59 @@
 
 from __future__ import annotations
 
-import logging
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 
 import click
 
-from mlctl import contract, lifecycle, units
-from mlctl.backend import Backend
-from mlctl.errors import Unavailable
-from mlctl.runs import Run, Status
+from mlctl import contract, units
+from mlctl.lifecycle import Outcome
 
-from . import mute, show
+from . import colour, mute, show
 
 __all__ = ["Live"]
-
-log = logging.getLogger(__name__)
 
 _CLEAR = "\r\033[K"
 
 
 class Live:
-    """Call it with each status of a run: it prints what is new in the log. A later attempt starts its own log."""
+    """What a Drive tells: `say` prints a line of the log, `see` keeps the last line of a terminal; `announce` gets the
+    outcome once there is one."""
 
-    def __init__(self, backend: Backend, *, to_stderr: bool = False) -> None:
-        self.backend, self.to_stderr = backend, to_stderr
+    def __init__(self, announce: Callable[[Outcome], None], *, to_stderr: bool = False) -> None:
+        self.announce, self.to_stderr = announce, to_stderr
         self.out = sys.stderr if to_stderr else sys.stdout
         self.ticking = self.out.isatty() and sys.stderr.isatty()
-        self.run: Run | None = None
-        self.cursor = ""
+        self.announced = False
 
-    def __call__(self, run: Run, status: Status | None) -> None:
-        if run != self.run:
-            self.run, self.cursor = run, ""
-        try:
-            self.tell(run)
-        except Unavailable as error:  # what isn't shown now is shown the next time
-            log.debug("%s; trying again", error)
+    def see(self, outcome: Outcome) -> None:
+        """Says what was started, and on a terminal what has become of it so far."""
+        if not self.announced:
+            self.announced = True
+            self.announce(outcome)
+        status = outcome.status
         if self.ticking and status and not status.state.terminal:
             since = (datetime.now(timezone.utc) - status.started).total_seconds() if status.started else 0.0
-            click.echo(f"{_CLEAR}{show.paint(status.state)} {units.shown_seconds(max(0.0, since))}", nl=False, err=True)
+            self._note(f"{_CLEAR}{show.paint(status.state)} {units.shown_seconds(max(0.0, since))}")
         else:
             self.clear()
 
-    def tell(self, run: Run) -> None:
-        """Prints what is new in the log."""
-        for logs in lifecycle.lines(self.backend, run, self.cursor):
-            self.clear()
-            try:
-                for line in logs.lines:
-                    click.echo(self.shown(line), err=self.to_stderr)
-            except OSError:  # nobody reads any more, or the disk is full; the job's outcome is still the exit code
-                mute(self.out)
-            self.cursor = logs.cursor
+    def say(self, line: str) -> None:
+        """Prints a line of the log."""
+        self.clear()
+        try:
+            click.echo(self.shown(line), err=self.to_stderr, color=colour())
+        except OSError:  # nobody reads any more, or the disk is full; the job's outcome is still the exit code
+            mute(self.out)
 
     def clear(self) -> None:
         """Takes the last line away."""
         if self.ticking:
-            click.echo(_CLEAR, nl=False, err=True)
+            self._note(_CLEAR)
+
+    def _note(self, text: str) -> None:
+        click.echo(text, nl=False, err=True, color=colour())
 
     def shown(self, line: str) -> str:
         """A line of the log; on a terminal, a metric in words."""

@@ -1,0 +1,47 @@
+"""Keeps the values of a job's secrets out of what is shown of it, as far as this machine knows them.
+
+What only the platform can read, of its own secret store, is the platform's to mask.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["MASK", "mask", "values"]
+
+MASK = "***"
+_SHORTEST = 3  # characters: what is shorter would mask half the log
+
+
+def values(secrets: Iterable[str], settings: Mapping[str, Any]) -> Iterator[str]:
+    """What this machine can read of the secrets of these names, whole; `settings` are the target's."""
+    sources = settings.get("secrets") or {}
+    for name in secrets:
+        kind, _, where = str(sources.get(name, f"env:{name}")).partition(":")
+        if kind == "env":
+            found = os.environ.get(where, "")
+        elif kind == "file":
+            try:
+                found = Path(where).expanduser().read_text(encoding="utf-8", errors="replace")
+            except (OSError, ValueError, RuntimeError):  # the platform says so, if it needs the secret
+                continue
+        else:
+            continue
+        if found:
+            yield found
+
+
+def mask(secrets: Iterable[str], settings: Mapping[str, Any]) -> Callable[[str], str]:
+    """A function that puts *** in place of each secret's value, and of each line of it: logs are shown by lines."""
+    lines = {line.strip() for value in values(secrets, settings) for line in value.splitlines()}
+    known = sorted((line for line in lines if len(line) >= _SHORTEST), key=len, reverse=True)
+
+    def masked(text: str) -> str:
+        for each in known:
+            text = text.replace(each, MASK)
+        return text
+
+    return masked
