@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest.register_assert_rewrite("behaviour")
+import behaviour  # noqa: E402
+
 settings.register_profile(
     "mlctl", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -70,6 +73,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(behaviour.Recorder(), "behaviour")
     config.addinivalue_line("markers", "leaves_processes: the test means to leave processes; they are killed quietly")
 
 
@@ -77,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Where CI provides everything, a skip is a failure."""
     report = yield
-    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+    if report.skipped and os.environ.get("CI") and behaviour.GIVEN_UP not in str(report.longrepr):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"{item.nodeid}: skipped, where CI provides all: {reason}"
     return report

@@ -241,9 +241,14 @@ def test_many_threads_watch_and_forget() -> None:
 
 
 def test_a_bad_run_spoils_no_other() -> None:
-    answers: dict[Run, Answer] = {run(0): RunNotFound("gone"), run(1): RUNNING, run(2): DONE}
-    later = {1: Unavailable("lost"), 2: Unavailable("lost"), 3: DONE}
-    backend = scripted(lambda round_, one: later[round_] if round_ and one == run(1) else answers[one])
+    answers: dict[Run, Answer] = {run(0): RunNotFound("gone"), run(2): DONE}
+    later: list[Answer] = [
+        RUNNING,
+        Unavailable("lost"),
+        Unavailable("lost"),
+        DONE,
+    ]  # of its own looks: it may miss a round
+    backend = scripted(lambda round_, one: later.pop(0) if one == run(1) else answers[one])
     backend.gate = threading.Semaphore(0)
     poller = Poller(backend)
     futures = [poller.watch(run(number)) for number in range(3)]

@@ -4,6 +4,7 @@
 - the KFP component and the Jenkins step of each kind
 - docs/job-file.md, from the schema
 - the table of decisions in docs/lifecycle.md, from decide.py
+- the table of promises in docs/orchestrators.md, from the contract that every orchestrator's suite runs
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from mlctl_jenkins import library
 from mlctl_kfp import spec
 
 ROOT = Path(__file__).resolve().parent.parent
-
+sys.path.insert(0, str(ROOT / "tests"))
+import behaviour  # noqa: E402
 
 JOB_FILE = """\
 # The job file
@@ -53,11 +55,31 @@ def generated() -> Iterator[tuple[Path, str]]:
     lifecycle = ROOT / "docs/lifecycle.md"
     table = "\n".join(line for line in (decide.__doc__ or "").splitlines() if line.startswith("|"))
     yield lifecycle, _between(lifecycle.read_text(), "decide", table)
+    orchestrators = ROOT / "docs/orchestrators.md"
+    text = _between(orchestrators.read_text(), "behaviour", behaviour.table())
+    yield orchestrators, _between(text, "pipelines", pipelines())
 
 
 def _between(text: str, name: str, body: str) -> str:
     start, end = f"<!-- generated: {name} -->", "<!-- /generated -->"
     return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{body}\n{end}", text, flags=re.DOTALL)
+
+
+_PIPELINES = {
+    "Airflow": ("airflow_dag.py", "python", "../integrations/airflow/README.md"),
+    "Kubeflow Pipelines": ("kfp_pipeline.py", "python", "../integrations/kfp/README.md"),
+    "Prefect": ("prefect_flow.py", "python", "../integrations/prefect/README.md"),
+    "Jenkins": ("Jenkinsfile", "groovy", "../integrations/jenkins/README.md"),
+}
+
+
+def pipelines() -> str:
+    """The pipelines of examples/04-orchestrators, one after the other."""
+    parts = []
+    for title, (name, language, page) in _PIPELINES.items():
+        code = (ROOT / "examples/04-orchestrators" / name).read_text().strip()
+        parts.append(f"### {title}\n\n```{language}\n{code}\n```\n\nMore: [{page.split('/')[2]}]({page}).")
+    return "\n\n".join(parts)
 
 
 def job_file() -> str:
