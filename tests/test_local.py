@@ -330,14 +330,6 @@ def test_cancel_races_a_submit(tmp_path: Path) -> None:
     assert states == {State.CANCELLED: 20}
 
 
-def test_stop_before_submit_cancels_what_was_started(tmp_path: Path) -> None:
-    execution = api.execution(job("exec sleep 30"), key="k", settings={"grace": 1})
-    execution.stop()
-    outcome = execution.start()
-    status = execution.wait(outcome, 20).status
-    assert status and status.state is State.CANCELLED
-
-
 def test_a_late_cancel_of_an_old_owner_is_followed_by_the_next_attempt_once(tmp_path: Path) -> None:
     script = 'touch "$READY"; [ "${MLCTL_RUN##*-}" = 0 ] && exec sleep 30; exit 0'
     old = running(script, tmp_path / "ready", key="k")

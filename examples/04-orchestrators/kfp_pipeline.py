@@ -1,4 +1,4 @@
-"""Process, train and batch inference as a Kubeflow pipeline: the three job files of 01-local, unchanged.
+"""The three jobs as a Kubeflow pipeline: data, a model, predictions.
 
 python kfp_pipeline.py digits.yaml      # compiles it; needs kfp, and not mlctl
 """
@@ -20,24 +20,12 @@ THIS = {  # which task of which run: a retry of it finds its job, and KFP's cach
 
 
 @dsl.pipeline(name="digits")
-def digits(epochs: int = 10, profile: str = "dev") -> dsl.Dataset:
+def digits() -> dsl.Model:
     """The project is in the launcher's image: FROM mlctl-kfp, COPY . /project."""
-    data = process(job="jobs/process.yaml", profile=profile, **THIS)
-    model = train(
-        job="jobs/train.yaml",
-        profile=profile,
-        params={"epochs": epochs},
-        input_dataset=data.outputs["dataset"],
-        **THIS,
-    ).set_retry(2)
-    predictions = predict(
-        job="jobs/batch-inference.yaml",
-        profile=profile,
-        input_dataset=data.outputs["dataset"],
-        input_model=model.outputs["model"],
-        **THIS,
-    )
-    return predictions.outputs["dataset"]
+    data = process(job="jobs/process.yaml", **THIS).outputs["dataset"]
+    model = train(job="jobs/train.yaml", input_dataset=data, **THIS).set_retry(2).outputs["model"]
+    predict(job="jobs/batch-inference.yaml", input_dataset=data, input_model=model, **THIS)
+    return model
 
 
 if __name__ == "__main__":

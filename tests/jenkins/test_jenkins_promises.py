@@ -338,7 +338,7 @@ def test_outputs_passed_on(pipelines: Pipelines) -> None:
         command={"shell": 'cat "$MLCTL_INPUT_MODEL/file" > "$MLCTL_OUTPUT_PREDICTIONS/file"'},
     )  # fmt: skip
     example = Path(__file__).parents[2] / "examples/04-orchestrators/Jenkinsfile"
-    build = pipelines.run(example.read_text(), params={"ALPHA": "0.2"})
+    build = pipelines.run(example.read_text())
     assert "accuracy 0.5" in build.text
     [file] = pipelines.artifacts.glob("mlctl/*/outputs/predictions/file")
     assert file.read_text() == "data\nmore\n"
