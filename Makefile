@@ -3,12 +3,15 @@ BIN := .venv/bin
 ORCHESTRATORS := airflow jenkins kfp prefect
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo test orchestrators lint bench chaos lock generated jenkins-library clean
+.PHONY: help demo demo-orchestrators test orchestrators lint bench chaos lock generated jenkins-library clean
 help:                    ## show this
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: core               ## three jobs on this machine: process, train, batch inference
 	@examples/01-local/run.sh $(ARGS)
+
+demo-orchestrators: core  ## the same three jobs in Airflow, KFP, Prefect and Jenkins; ARGS="kfp" for some
+	@python tools/demo $(ARGS)
 
 test: dev lint           ## the core's tests, and the local platform's; ARGS="-k name" for some
 	@pytest $(ARGS)
