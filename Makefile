@@ -3,7 +3,9 @@ BIN := .venv/bin
 ORCHESTRATORS := airflow jenkins kfp prefect
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo demo-orchestrators test orchestrators lint bench chaos lock generated jenkins-library clean
+.PHONY: help demo demo-orchestrators test orchestrators lint bench bench-orchestrators chaos lock generated jenkins-library clean
+help:                    ## show this
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 help:                    ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
@@ -30,6 +32,10 @@ lint: dev                ## style, types, layers
 
 bench: dev               ## speed, beside peers; writes bench/results.json
 	@python bench/run.py $(ARGS)
+
+bench-orchestrators: dev ## the same inside the orchestrators, its second part; writes bench/orchestrators.json
+	@for name in bench-airflow; do tools/env.sh $$name; done
+	@python bench/orchestrators.py $(ARGS)
 
 chaos: dev               ## kill -9 at 200 random moments
 	@python tools/chaos.py $(ARGS)

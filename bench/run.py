@@ -14,24 +14,19 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import venv
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from measure import ROOT, Sample, Table, about, installed, keep, report, scratch, show, take_turns
+
 LOCK = ROOT / "locks" / "bench-peers.txt"
 RESULTS = ROOT / "bench" / "results.json"
 DRIVERS = ROOT / "bench" / "peers"
@@ -44,10 +39,6 @@ TRUE = shutil.which("true") or "/bin/true"
 # Who runs jobs, and by which interpreter. mlctl first: the ratios are to the first.
 DRIVER_PYTHON = {"mlctl": OWN_PYTHON, "subprocess": OWN_PYTHON}
 DRIVER_PYTHON |= {"psij": PEERS_PYTHON, "submitit": PEERS_PYTHON, "torchx": PEERS_PYTHON}
-
-Sample = dict[str, float]  # one measurement: figure -> value; a figure's name ends in its unit
-Measure = Callable[[], Iterable[Sample]]
-Table = dict[str, dict[str, dict[str, float]]]  # subject -> figure -> min, median, max, n
 
 
 @dataclass(frozen=True)
@@ -70,22 +61,6 @@ QUICK = Settings(3, 2, 4, 1, 100, 10, 2, 500)
 # --- measuring
 
 
-def take_turns(rounds: int, subjects: Mapping[str, Measure], warm_up: int = 1) -> Table:
-    """Measure each subject in turn, `rounds` times over, after `warm_up` rounds that aren't counted."""
-    values: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in subjects}
-    for number in range(-warm_up, rounds):
-        for name, measure in subjects.items():
-            for figure, value in (pair for sample in measure() for pair in sample.items()):
-                if number >= 0:
-                    values[name][figure].append(value)
-    return {name: {figure: summary(v) for figure, v in figures.items()} for name, figures in values.items()}
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    low, median, high = (round(v, 3) for v in (min(values), statistics.median(values), max(values)))
-    return {"min": low, "median": median, "max": high, "n": len(values)}
-
-
 def run(argv: list[str], folder: Path, home: Path) -> subprocess.CompletedProcess[str]:
     """Run a program to its end in `folder`, with none of the caller's settings in its environment."""
     env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(folder), "TMPDIR": str(folder)}
@@ -101,12 +76,6 @@ def wall_ms(argv: list[str], folder: Path, home: Path) -> float:
     begin = time.perf_counter()
     run(argv, folder, home)
     return (time.perf_counter() - begin) * 1000
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="mlctl-bench-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder).resolve()
 
 
 def drive(name: str, mode: str, count: int, command: list[str], home: Path | None = None) -> list[dict[str, int]]:
@@ -223,48 +192,6 @@ def make_peers_env() -> None:
     note.write_text(made_of)
 
 
-def about() -> dict[str, object]:
-    """When, on what machine, and which versions."""
-    pins = dict(line.split(";")[0].strip().split("==") for line in LOCK.read_text().splitlines() if line[0] != "#")
-    models = (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    machine: dict[str, object] = {
-        "cpu": next(models, "?").split(":")[-1].strip(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }
-    machine |= {"kernel": platform.release(), "python": platform.python_version()}
-    versions = {"mlctl": version("mlctl")}
-    versions |= {peer: pins[peer] for peer in ("dagster-pipes", "psij-python", "submitit", "torchx")}
-    return {"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "machine": machine, "versions": versions}
-
-
-def ratios(table: Table) -> dict[str, dict[str, float]]:
-    """Each median as so many times that of the table's first subject."""
-    first = {figure: v["median"] for figure, v in next(iter(table.values())).items() if v["median"]}
-    return {
-        name: {figure: round(v["median"] / first[figure], 3) for figure, v in figures.items() if figure in first}
-        for name, figures in table.items()
-    }
-
-
-def show(title: str, table: Table) -> None:
-    """Print a table: in each cell the median, how many times the first row's it is, and [min, max]."""
-    figures = list(dict.fromkeys(figure for row in table.values() for figure in row))
-    times = ratios(table)
-
-    def cell(name: str, figure: str) -> str:
-        if not (v := table[name].get(figure)):
-            return "-"
-        ratio = f" {times[name][figure]:.2f}x" if figure in times[name] else ""
-        return f"{v['median']:.4g}{ratio} [{v['min']:.4g}, {v['max']:.4g}]"
-
-    rows = [[title, *figures], *([name, *(cell(name, figure) for figure in figures)] for name in table)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
-    print(flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure mlctl beside its peers. Nothing is asserted.")
     parser.add_argument(
@@ -275,7 +202,9 @@ def main() -> None:
     if not Path("/proc/self/status").exists():
         raise SystemExit("bench: memory is read from /proc/self/status, which isn't here: run it on Linux")
     make_peers_env()
-    results = about()
+    versions = {"mlctl": version("mlctl")}
+    versions |= installed(PEERS_ENV, "dagster-pipes", "psij-python", "submitit", "torchx")
+    results = about(versions)
     print(json.dumps(results), "\nmedian, times the first row's [min, max]\n", flush=True)
     tables: dict[str, Table] = {}
     for name in options.only or BENCHMARKS:
@@ -285,11 +214,7 @@ def main() -> None:
     if options.quick or options.only:
         print(f"{RESULTS.relative_to(ROOT)} is left as it was: it holds a whole run, without --quick or --only")
         return
-    results |= {"figures": tables, "ratios": {title: ratios(table) for title, table in tables.items()}}
-    unfinished = RESULTS.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(results, indent=2) + "\n")
-    unfinished.replace(RESULTS)
-    print(f"written: {RESULTS.relative_to(ROOT)}")
+    keep(RESULTS, report(results, tables))
 
 
 if __name__ == "__main__":

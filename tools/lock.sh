@@ -14,3 +14,4 @@ compile locks/airflow.txt pyproject.toml --extra airflow --group build --group t
 compile locks/kfp.txt pyproject.toml --extra kfp --group build --group test --group docker
 compile locks/jenkins.txt pyproject.toml --extra jenkins --group build --group test --group jenkins-clients
 compile locks/prefect.txt pyproject.toml --extra prefect --group build --group test
+compile locks/bench-airflow.txt pyproject.toml --extra airflow --group build --group bench-airflow

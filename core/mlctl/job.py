@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .command import Command
 from .document import Document, Keys
 from .errors import InvalidJob
+from .kinds import KINDS, Kind
 
 if TYPE_CHECKING:
     from .package import Package
@@ -25,26 +26,6 @@ __all__ = ["KINDS", "Accelerators", "Distribution", "Input", "Job", "Kind", "Out
 
 JSON = Any
 """A value that JSON can carry."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One sort of job. What differs between kinds is here; everything else is the same for all."""
-
-    name: str
-    summary: str
-    output_type: str
-    """The type of an output that doesn't say its own."""
-
-
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("process", "prepares data: reads inputs, writes outputs", "dataset"),
-        Kind("train", "fits a model and measures it", "model"),
-        Kind("batch-inference", "applies a model to a data set", "dataset"),
-    )
-}
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_parsing_is_cheap() -> None:
         "from mlctl_airflow import MlctlTrainOperator; print(time.perf_counter() - at, *sorted(set(sys.modules) - before))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    heavy = ("boto3", "jsonschema", "mlctl.api", "mlctl.lifecycle", "mlctl.jobfile", "mlctl.backends")
+    heavy = ("boto3", "jsonschema", "mlctl.api", "mlctl.lifecycle", "mlctl.job", "mlctl.backends")
     assert not [name for name in answer[1:] if name.startswith(heavy)], answer
 
 

@@ -1,0 +1,134 @@
+"""What mlctl costs inside the orchestrators, beside their own tasks in the same run: parsing DAGs, ...
+
+    python bench/orchestrators.py [--quick] [--only parse]...
+
+Run by the interpreter that has mlctl, after tools/env.sh has made the orchestrators' environments: see `make
+bench-orchestrators`. Subjects take turns. Nothing is asserted. The figures go to the console, and a part that was measured
+in full to its place in bench/orchestrators.json. bench/README.md says how to read them. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from measure import ROOT, Sample, Table, about, installed, keep, report, scratch, show, take_turns
+
+RESULTS = ROOT / "bench" / "orchestrators.json"
+DRIVERS = ROOT / "bench" / "drivers"
+ENVS = ROOT / ".envs"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much to measure."""
+
+    parse_rounds: int = 9
+    tasks: int = 500
+
+
+QUICK = Settings(2, 50)
+
+
+def run(env: str, words: list[str], folder: Path, **variables: str) -> str:
+    """What a program of an environment prints, run in `folder` with none of the caller's settings in its environment."""
+    clean = {"PATH": f"{ENVS / env / 'bin'}:{os.environ['PATH']}", "LANG": "C.UTF-8"}
+    clean |= {"HOME": str(folder), "TMPDIR": str(folder), "MLCTL_HOME": str(folder / "mlctl"), **variables}
+    argv = [str(ENVS / env / "bin" / "python"), *words]
+    done = subprocess.run(
+        argv, cwd=folder, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200
+    )
+    if done.returncode:
+        raise SystemExit(
+            f"bench: {' '.join(argv)[:200]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}"
+        )
+    return done.stdout
+
+
+# --- parsing
+
+DAG = """\
+from airflow.sdk import DAG
+from {module} import {name} as Operator
+
+with DAG("bench", schedule=None):
+    for number in range({tasks}):
+        Operator(task_id=f"task_{{number}}", {arguments})
+"""
+TRAINING = """config={
+            "TrainingJobName": f"churn-{number}",
+            "AlgorithmSpecification": {"TrainingImage": "123456789012.dkr.ecr/churn:1", "TrainingInputMode": "File"},
+            "RoleArn": "arn:aws:iam::123456789012:role/ml-train",
+            "HyperParameters": {"lr": str(number / 1000)},
+            "InputDataConfig": [{"ChannelName": "train", "DataSource": {"S3DataSource": {
+                "S3DataType": "S3Prefix", "S3Uri": "s3://bucket/churn/train.csv"}}}],
+            "OutputDataConfig": {"S3OutputPath": "s3://bucket/churn/models"},
+            "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 30},
+            "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
+        }"""
+OPERATORS = {
+    "BashOperator": (
+        "airflow.providers.standard.operators.bash",
+        'bash_command=f"python train.py --lr {number / 1000}"',
+    ),
+    "MlctlTrainOperator": (
+        "mlctl_airflow.operators",
+        'job="jobs/train.yaml", parameters={"lr": number / 1000}, inputs={"train": "s3://bucket/churn/train.csv"}',
+    ),
+    "SageMakerTrainingOperator": ("airflow.providers.amazon.aws.operators.sagemaker", TRAINING),
+}
+
+
+def parse(settings: Settings) -> dict[str, Table]:
+    """A file of DAGs with many tasks, as Airflow's DAG processor parses it; and the import of each operator's module."""
+
+    def measure(name: str, module: str, arguments: str) -> Iterator[Sample]:
+        file = folder / name / "dag.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(DAG.format(module=module, name=name, tasks=settings.tasks, arguments=arguments))
+        for words in ([str(file), str(settings.tasks)], [str(file), "0", module]):
+            said = run(
+                "bench-airflow", [str(DRIVERS / "parse.py"), *words], folder, AIRFLOW_HOME=str(folder / "airflow")
+            )
+            yield json.loads(said.splitlines()[-1])
+
+    with scratch() as folder:
+        subjects = {name: partial(measure, name, *given) for name, given in OPERATORS.items()}
+        return {f"parse: {settings.tasks} tasks": take_turns(settings.parse_rounds, subjects)}
+
+
+AIRFLOW = ("apache-airflow-core", "apache-airflow-providers-standard", "apache-airflow-task-sdk")
+PARTS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Settings], dict[str, Table]]]] = {
+    "parse": ("bench-airflow", (*AIRFLOW, "apache-airflow-providers-amazon"), parse),
+}
+"""Part -> the environment whose versions are told, the packages of those versions, what measures."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure mlctl inside the orchestrators. Nothing is asserted.")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; nothing is written")
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
+    options = parser.parse_args()
+    if not Path("/proc/self/status").exists():
+        raise SystemExit("bench: memory is read from /proc, which isn't here: run it on Linux")
+    for part in options.only or PARTS:
+        env, packages, measure = PARTS[part]
+        results = about({"mlctl": version("mlctl"), **installed(ENVS / env, *packages)})
+        print(json.dumps(results), "\nmedian, times the first row's [min, max]\n", flush=True)
+        tables = measure(QUICK if options.quick else Settings())
+        for title, table in tables.items():
+            show(title, table)
+        if not options.quick:
+            whole = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            keep(RESULTS, {**whole, part: report(results, tables)})
+
+
+if __name__ == "__main__":
+    main()
