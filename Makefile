@@ -20,7 +20,7 @@ test: dev lint           ## the core's tests, and the local platform's; ARGS="-k
 
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment
 
-test-%: core             # of one: test-airflow, test-jenkins, test-kfp, test-prefect
+test-%:                  # of one: test-airflow, test-jenkins, test-kfp, test-prefect
 	@tools/env.sh $*
 	@.envs/$*/bin/python -m pytest tests/$* $(ARGS)
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .venv, with what a lock of locks/ names and this checkout in it:  tools/setup.sh core|dev
-# Idempotent, and safe to interrupt: an environment counts once .venv/.<name> holds the lock's checksum.
+# Idempotent, and safe to interrupt: an environment counts once .venv/.<name> holds the checksum of what it was made from.
 set -eu
 cd "$(dirname "$0")/.."
 name=$1 lock=locks/$1.txt python=${PYTHON:-python3}
@@ -9,7 +9,7 @@ fail() { echo "setup: $*" >&2; exit 1; }
 
 command -v "$python" >/dev/null || fail "no $python; install Python 3.10 or newer, or set PYTHON"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "$python is older than 3.10; set PYTHON to a newer one"
-wanted=$(cksum <"$lock")
+wanted=$(cat "$lock" pyproject.toml | cksum)
 if [ "$(cat ".venv/.$name" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 
 if ! "$python" -c 'import ensurepip' 2>/dev/null; then # Debian keeps it apart
@@ -23,7 +23,10 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then # Debian keeps it apart
 fi
 echo "setup: .venv from $lock"
 [ -x .venv/bin/python ] && .venv/bin/python -c 'import pip' 2>/dev/null || "$python" -m venv --clear .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet --quiet "$@"; }
-pip install --require-hashes -r "$lock"
-pip install --no-build-isolation --no-deps --no-index -e .
+if [ "$name" = dev ]; then # pip installs uv, and uv the rest
+    mkdir -p build
+    sed -n '/^uv==/,/[^\\]$/p' "$lock" >build/uv.txt
+    .venv/bin/python -m pip --disable-pip-version-check --quiet --quiet install --require-hashes -r build/uv.txt
+fi
+tools/install.sh .venv/bin/python "$lock"
 echo "$wanted" >".venv/.$name"
