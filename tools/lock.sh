@@ -1,5 +1,5 @@
 #!/bin/sh
-# Resolves locks/*.txt anew, for every Python that mlctl supports.
+# Resolves locks/*.txt anew, for every Python that mlctl supports. By hand: codenarc.txt, by sha512sum of what `npm pack` gets.
 set -eu
 cd "$(dirname "$0")/.."
 compile() {

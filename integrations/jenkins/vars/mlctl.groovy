@@ -61,7 +61,7 @@ private Map asked(Map options, Map told) {
     String file = told.folder + '/result.json'
     Map result = fileExists(file) ? Calls.decode(readFile(file: file, encoding: 'UTF-8')) : [:]
     if (result.id != id) {
-        String hint = code == 127 ? 'it is not on this agent: see withMlctl' : 'a retry of this step finds the job, if it was started'
+        String hint = code == 127 ? 'it is not on this agent: see withMlctl' : 'a retry of the step finds the job, if it started'
         error('mlctl: the command ended with code ' + code + ' and without an answer; ' + hint)
     }
     return result
