@@ -3,19 +3,22 @@ BIN := .venv/bin
 ORCHESTRATORS := airflow jenkins kfp prefect
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help demo demo-orchestrators test orchestrators lint bench bench-orchestrators chaos lock generated jenkins-library clean
-help:                    ## show this
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
+.PHONY: help
 help:                    ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
+.PHONY: demo demo-orchestrators
 demo: core               ## three jobs on this machine: process, train, batch inference
 	@examples/01-local/run.sh $(ARGS)
 
-demo-orchestrators: core  ## the same three jobs in Airflow, KFP, Prefect and Jenkins; ARGS="kfp" for some
+demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jenkins; ARGS="kfp" for some
 	@python tools/demo $(ARGS)
 
-test: dev lint           ## the core's tests, and the local platform's; ARGS="-k name" for some
+.PHONY: test test-core orchestrators lint
+test: test-core orchestrators       ## every test there is, and at the end the table of what each orchestrator keeps
+	@python tests/behaviour.py
+
+test-core: dev lint      ## the core's tests, and the local platform's; ARGS="-k name" for some
 	@pytest $(ARGS)
 
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment
@@ -30,6 +33,7 @@ lint: dev                ## style, types, layers
 	@mypy --no-error-summary
 	@lint-imports --config pyproject.toml >build/layers.txt 2>&1 || { cat build/layers.txt; exit 1; }
 
+.PHONY: bench bench-orchestrators chaos
 bench: dev               ## speed, beside peers; writes bench/results.json
 	@python bench/run.py $(ARGS)
 
@@ -40,6 +44,7 @@ bench-orchestrators: dev ## the same inside the orchestrators, its second part; 
 chaos: dev               ## kill -9 at 200 random moments
 	@python tools/chaos.py $(ARGS)
 
+.PHONY: generated jenkins-library lock clean
 generated: dev           ## write anew what is generated
 	@python tools/generate.py
 

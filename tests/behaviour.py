@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import time
 from abc import ABC, abstractmethod
@@ -495,7 +496,7 @@ class Recorder:
 
 
 def main() -> int:
-    """Prints the table as the suites found it; 1 where a promise of a column failed or was not tried."""
+    """Prints the table as the suites found it; 1 where a promise failed, or was not tried although CI provides everything."""
     columns = {}
     for name in COLUMNS:
         path = Recorder.FOLDER / f"{name}.json"
@@ -505,7 +506,7 @@ def main() -> int:
     bad = 0
     for promise, title in promises().items():
         cells = [columns[name].get(promise, "-") for name in COLUMNS]
-        bad += sum(cell in ("-", "FAILED") for cell in cells)
+        bad += sum(cell == "FAILED" or (cell == "-" and bool(os.environ.get("CI"))) for cell in cells)
         print(
             f"{title:{width}}",
             *(f"{cell:{len(one.title)}}" for cell, one in zip(cells, COLUMNS.values(), strict=True)),
