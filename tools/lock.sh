@@ -13,5 +13,6 @@ compile locks/dev.txt pyproject.toml --group dev
 compile locks/airflow.txt pyproject.toml --extra airflow --group build --group test --group airflow-server
 compile locks/kfp.txt pyproject.toml --extra kfp --group build --group test --group docker
 compile locks/jenkins.txt pyproject.toml --extra jenkins --group build --group test --group jenkins-clients
+compile locks/platforms.txt pyproject.toml --extra sagemaker --extra databricks --group build --group test --group platforms
 compile locks/prefect.txt pyproject.toml --extra prefect --group build --group test
 compile locks/bench-airflow.txt pyproject.toml --extra airflow --group build --group bench-airflow

@@ -15,9 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from . import data
 from .errors import InvalidConfig, MlctlError, Unsupported, did_you_mean
 from .job import Job
-from .runs import Found, Key, Logs, Loss, Plan, Result, Run, Stamp, Status
+from .runs import Found, Key, Logs, Loss, Plan, Result, Run, Stamp, Status, Upload
 
 if TYPE_CHECKING:
     from .policy import Admitted
@@ -138,6 +139,10 @@ class Backend(Protocol):
         """The attempts of one key that the platform remembers, by number. Reads only."""
         ...
 
+    def put(self, upload: Upload) -> None:
+        """Puts one of a plan's uploads at its address, unless it is there: whole, or not at all."""
+        ...
+
     def submit(self, plan: Admitted, stamp: Stamp) -> Run:
         """Starts the plan. A return guarantees that the platform has the run under its name, with its stamp.
 
@@ -193,6 +198,10 @@ class Base:
         if not isinstance(secrets, Mapping) or not all(isinstance(source, str) for source in secrets.values()):
             raise settings.fail("secrets", "expected a mapping of names to where they come from, such as env:HF_TOKEN")
         self.settings = settings
+
+    def put(self, upload: Upload) -> None:
+        """Writes to `file:` and to what fsspec knows. A platform with a store of its own has its own way."""
+        data.put(upload)
 
     def pause(self, runs: Sequence[Run], seconds: float) -> None:
         """Sleeps: most platforms have no way to tell that a run changed."""

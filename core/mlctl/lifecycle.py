@@ -168,7 +168,7 @@ class Execution:
 
     def _submit(self, attempt: int, stamp: Stamp) -> Outcome:
         admitted = self._admitted(attempt)
-        stage(admitted.plan.uploads)
+        stage(self.backend.put, admitted.plan.uploads)
         run = self.backend.submit(admitted, stamp)
         self.again = False
         ledger.record(

@@ -7,39 +7,24 @@ reuse.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from .errors import MlctlError, Unavailable
 from .runs import Upload
 
 __all__ = ["stage"]
 
 log = logging.getLogger(__name__)
 
+_LARGE = 8 << 20  # bytes: what takes long enough to be announced
 
-def stage(uploads: Iterable[Upload]) -> None:
-    """Puts each file at its address, unless one is there. Raises Unavailable where the disk or the network fails."""
-    for upload in uploads:
-        parts = urlsplit(upload.address)
-        if parts.scheme != "file":
-            raise MlctlError(f"{upload.address}: no way to write to {parts.scheme}: addresses")
-        target = Path(unquote(parts.path))
-        if target.exists():
-            continue
-        log.info("uploading %s", target.name)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                Path(upload.source).open("rb") as source,
-                tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-", ignore_cleanup_errors=True) as folder,
-            ):
-                draft = Path(folder, target.name)
-                with draft.open("wb") as stream:
-                    shutil.copyfileobj(source, stream)
-                draft.replace(target)
-        except OSError as reason:
-            raise Unavailable(f"{reason.filename or target}: {reason.strerror or reason}") from None
+
+def stage(put: Callable[[Upload], None], uploads: Iterable[Upload]) -> None:
+    """Has each file put at its address, by the platform's `put`. Raises what that raises."""
+    wanted = list({upload.address: upload for upload in uploads}.values())
+    for number, upload in enumerate(wanted, 1):
+        path = Path(upload.source)
+        size = path.stat().st_size if path.exists() else 0
+        level = logging.INFO if size >= _LARGE else logging.DEBUG
+        log.log(level, "uploading %s, %.1f MB (%d of %d)", path.name, size / 1e6, number, len(wanted))
+        put(upload)

@@ -234,7 +234,7 @@ class BackendContract:
         execution = self.execution(self.job("hang"))
         job, facts, stamp = execution.prepare()
         plan = self.backend.plan(job, facts, execution.key.name(0, self.backend.name_limit))
-        stage(plan.uploads)
+        stage(self.backend.put, plan.uploads)
         run = self.backend.submit(admit(job, plan), stamp)
         with pytest.raises(RunExists) as caught:
             self.harness.make().submit(admit(job, plan), dataclasses.replace(stamp, nonce="another"))

@@ -1,0 +1,178 @@
+"""Where data is: addresses, what of this machine's has to be uploaded, and how a file is written so that it is whole or
+not there.
+
+An address is a path, or a URI of one of SCHEMES. What has no way of its own in a platform is read and written through
+fsspec, which is imported when it is first needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from .errors import InvalidConfig, InvalidJob, Unavailable, Unsupported
+from .job import Job
+from .runs import Upload
+
+__all__ = ["SCHEMES", "Local", "local_inputs", "put", "reached", "scheme"]
+
+SCHEMES: Mapping[str, str] = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "azureml": "azureml-fsspec",
+    "dbfs": "fsspec",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
+"""Scheme of a URI -> the package that fsspec reads and writes it with."""
+
+
+def scheme(address: str) -> str:
+    """`s3` of `s3://bucket/x`; `file` of a path of this machine; `volumes` of `/Volumes/...`, which is Databricks'."""
+    if "://" in address:
+        return address.partition("://")[0].lower()
+    return "volumes" if address.startswith("/Volumes/") else "file"
+
+
+def reached(job: Job, ways: Mapping[str, str], platform: str) -> dict[str, str]:
+    """How the platform gets each input: `ways` has its word (mount, download, upload) for each scheme that it reaches.
+
+    Raises Unsupported, naming the input, for a scheme it has no way to.
+    """
+    found = {}
+    for name, each in job.inputs.items():
+        way = ways.get(scheme(each.uri))
+        if way is None:
+            text = f"got '{each.uri}', and {platform} reaches {', '.join(sorted(ways))} only; copy it to one of those"
+            raise Unsupported(str(job.fail(("inputs", name), text)))
+        found[name] = way
+    return found
+
+
+@dataclass(frozen=True)
+class Local:
+    """A folder of this machine, or a `single` file: its digest, and (name below the folder, or its own; sha256) of each."""
+
+    path: str
+    sha256: str
+    files: tuple[tuple[str, str], ...]
+    single: bool = False
+
+    @classmethod
+    def of(cls, path: Path) -> Local:
+        """Reads all of it. Raises InvalidJob for what isn't there; Unavailable for what can't be read."""
+        try:
+            single = path.is_file()
+            if single:
+                names = [(path.name, path)]
+            elif path.is_dir():
+                found = (Path(at, name) for at, _, names in os.walk(path) for name in names)
+                names = sorted((each.relative_to(path).as_posix(), each) for each in found if each.is_file())
+            else:
+                raise InvalidJob(f"{path}: no such file or folder")
+            files = tuple((name, _sha256(each)) for name, each in names)
+        except OSError as reason:
+            raise Unavailable(f"{reason.filename or path}: {reason.strerror or reason}") from None
+        whole = hashlib.sha256(
+            "".join(f"{name}\0{digest}\n" for name, digest in files).encode("utf-8", "surrogateescape")
+        )
+        return cls(str(path), whole.hexdigest(), files, single)
+
+    @classmethod
+    def of_json(cls, data: Mapping[str, Any]) -> Local:
+        """What `to_json` gave, read back from a plan's facts."""
+        files = tuple((name, digest) for name, digest in data["files"])
+        return cls(data["path"], data["sha256"], files, data["single"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for facts."""
+        return {**vars(self), "files": [list(each) for each in self.files]}
+
+    def uploads(self, below: str) -> tuple[Upload, ...]:
+        """Its files, below `below`/sha256: the same content has the same addresses, and is uploaded once."""
+        return tuple(
+            Upload(
+                self.path if self.single else str(Path(self.path, name)), digest, f"{below}/{self.sha256}/{quote(name)}"
+            )
+            for name, digest in self.files
+        )
+
+    def address(self, below: str) -> str:
+        """Where it is once the uploads are done: of the one file, or of the folder."""
+        return f"{below}/{self.sha256}/{quote(self.files[0][0])}" if self.single else f"{below}/{self.sha256}"
+
+
+def local_inputs(job: Job) -> dict[str, dict[str, Any]]:
+    """Input -> `Local.to_json` of those that are on this machine: for `resolve`, as part of the facts."""
+    found = {}
+    for name, each in job.inputs.items():
+        if scheme(each.uri) == "file":
+            try:
+                found[name] = Local.of(Path(each.uri)).to_json()
+            except InvalidJob as error:
+                raise job.fail(("inputs", name), str(error)) from None
+    return found
+
+
+def put(upload: Upload) -> None:
+    """Puts a file at its address, unless one is there: whole, or not at all.
+
+    Raises InvalidConfig where a package is missing that writes there; Unavailable where the disk or the network fails.
+    """
+    if scheme(upload.address) == "file":
+        _copy(Path(upload.source), Path(unquote(urlsplit(upload.address).path)))
+        return
+    files, path = _remote(upload.address)
+    try:
+        if not files.exists(path):
+            files.put_file(upload.source, path)  # of an object store: there once it is whole
+    except OSError as reason:
+        raise Unavailable(f"{upload.address}: {reason.strerror or reason}") from None
+
+
+def _remote(address: str) -> tuple[Any, str]:
+    """fsspec's file system of an address, and the path in it."""
+    kind = scheme(address)
+    if kind not in SCHEMES:
+        raise InvalidConfig(f"{address}: no way to {kind}: addresses; there are {', '.join(SCHEMES)}")
+    try:
+        import fsspec
+
+        files, path = fsspec.core.url_to_fs(address)
+    except ImportError:
+        raise InvalidConfig(f"{address}: needs fsspec and {SCHEMES[kind]}; install them beside mlctl") from None
+    return files, str(path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            source.open("rb") as stream,
+            tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-", ignore_cleanup_errors=True) as folder,
+        ):
+            draft = Path(folder, target.name)
+            with draft.open("wb") as copy:
+                shutil.copyfileobj(stream, copy)
+            draft.replace(target)
+    except OSError as reason:
+        raise Unavailable(f"{reason.filename or target}: {reason.strerror or reason}") from None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""Addresses, the digest of what is here, and writing that leaves a whole file or none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlctl import data, jobfile
+from mlctl.data import Local
+from mlctl.errors import InvalidConfig, InvalidJob, Unavailable, Unsupported
+from mlctl.runs import Upload
+
+
+def job(tmp_path: Path, **inputs: str) -> Any:
+    (tmp_path / "job.yaml").write_text(
+        json.dumps({"kind": "train", "name": "job", "command": "true", "inputs": inputs})
+    )
+    return jobfile.load(tmp_path / "job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("address", "scheme"),
+    [
+        ("/data/x", "file"),
+        ("data/x", "file"),
+        ("S3://bucket/x", "s3"),
+        ("abfss://c@a/x", "abfss"),
+        ("/Volumes/a/b", "volumes"),
+    ],
+)
+def test_scheme(address: str, scheme: str) -> None:
+    assert data.scheme(address) == scheme
+
+
+def test_reached(tmp_path: Path) -> None:
+    """Each platform says how it gets an input, or that it can't."""
+    made = job(tmp_path, a="s3://bucket/a", b="/data/b")
+    assert data.reached(made, {"s3": "mount", "file": "upload"}, "here") == {"a": "mount", "b": "upload"}
+    with pytest.raises(Unsupported, match=r"inputs\.b: got '/data/b', and there reaches s3 only"):
+        data.reached(made, {"s3": "mount"}, "there")
+
+
+def test_a_folders_digest_is_its_content(tmp_path: Path) -> None:
+    """Names and bytes count, where it is does not; through JSON and back."""
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub/a b.txt").write_text("a")
+        (tmp_path / name / "z").write_text("z")
+    one, two = Local.of(tmp_path / "one"), Local.of(tmp_path / "two")
+    assert one.sha256 == two.sha256 and not one.single
+    (tmp_path / "two/z").rename(tmp_path / "two/y")
+    assert Local.of(tmp_path / "two").sha256 != one.sha256
+    again = Local.of_json(json.loads(json.dumps(one.to_json())))
+    assert again == one
+    assert [upload.address for upload in again.uploads("s3://b/inputs")] == [
+        f"s3://b/inputs/{one.sha256}/sub/a%20b.txt",
+        f"s3://b/inputs/{one.sha256}/z",
+    ]
+    assert again.address("s3://b/inputs") == f"s3://b/inputs/{one.sha256}"
+
+
+def test_a_single_file_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("1\n")
+    one = Local.of(tmp_path / "train.csv")
+    (upload,) = one.uploads("s3://b")
+    assert one.single and upload.address == one.address("s3://b") == f"s3://b/{one.sha256}/train.csv"
+    assert upload.source == str(tmp_path / "train.csv")
+
+
+def test_local_inputs(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    found = data.local_inputs(job(tmp_path, a="a", far="s3://bucket/x"))
+    assert list(found) == ["a"] and json.dumps(found)
+    with pytest.raises(InvalidJob, match=r"inputs\.gone: .*no such file or folder"):
+        data.local_inputs(job(tmp_path, gone="gone"))
+
+
+def test_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole or not there; what is there stays; an unknown scheme and a missing library are one line."""
+    source, target = tmp_path / "source", tmp_path / "store/a b"
+    source.write_text("content")
+    address = f"file://{tmp_path}/store/a%20b"
+    data.put(Upload(str(source), "", address))
+    assert target.read_text() == "content" and list(target.parent.iterdir()) == [target]
+    source.write_text("other")
+    data.put(Upload(str(source), "", address))
+    assert target.read_text() == "content"
+    with pytest.raises(InvalidConfig, match="no way to ftp: addresses"):
+        data.put(Upload(str(source), "", "ftp://host/x"))
+    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    with pytest.raises(InvalidConfig, match="needs fsspec and s3fs; install them beside mlctl"):
+        data.put(Upload(str(source), "", "s3://bucket/x"))
+    with pytest.raises(Unavailable, match="No such file"):
+        data.put(Upload(str(tmp_path / "gone"), "", f"file://{tmp_path}/store/c"))
+    assert list(target.parent.iterdir()) == [target]
