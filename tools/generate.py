@@ -4,6 +4,7 @@
 - the KFP component and the Jenkins step of each kind
 - docs/job-file.md, from the schema
 - the table of decisions in docs/lifecycle.md, from decide.py
+- what each platform does with each kind and field, in README.md and docs/platforms.md, from their `features`
 - the table of promises in docs/orchestrators.md, from the contract that every orchestrator's suite runs
 """
 
@@ -13,10 +14,12 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from mlctl import decide, document
+from mlctl.backend import FIELDS, Features
 from mlctl.job import KINDS
 from mlctl_jenkins import library
 from mlctl_kfp import spec
@@ -55,6 +58,10 @@ def generated() -> Iterator[tuple[Path, str]]:
     lifecycle = ROOT / "docs/lifecycle.md"
     table = "\n".join(line for line in (decide.__doc__ or "").splitlines() if line.startswith("|"))
     yield lifecycle, _between(lifecycle.read_text(), "decide", table)
+    platforms = ROOT / "docs/platforms.md"
+    yield platforms, _between(platforms.read_text(), "fields", fields())
+    readme = ROOT / "README.md"
+    yield readme, _between(readme.read_text(), "platforms", kinds())
     orchestrators = ROOT / "docs/orchestrators.md"
     text = _between(orchestrators.read_text(), "behaviour", behaviour.table())
     yield orchestrators, _between(text, "pipelines", pipelines())
@@ -63,6 +70,42 @@ def generated() -> Iterator[tuple[Path, str]]:
 def _between(text: str, name: str, body: str) -> str:
     start, end = f"<!-- generated: {name} -->", "<!-- /generated -->"
     return re.sub(f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{body}\n{end}", text, flags=re.DOTALL)
+
+
+def _features() -> Mapping[str, Features]:
+    """Of every platform here, without making one: that would want its SDK."""
+    points = {
+        point.name: point for point in entry_points(group="mlctl.backends") if point.dist and point.dist.name == "mlctl"
+    }
+    return {name: points[name].load().features for name in sorted(points, key=lambda name: (name != "local", name))}
+
+
+def _proof(features: Features, name: str) -> str:
+    return "never run" if name in features.unproven else features.proven
+
+
+def kinds() -> str:
+    """README's table: a row a platform, a column a kind."""
+    lines = ["| platform | " + " | ".join(KINDS) + " |", "|---|" + "---|" * len(KINDS)]
+    for name, features in _features().items():
+        cells = [f"yes: {_proof(features, kind)}" if kind in features.kinds else "no" for kind in KINDS]
+        lines.append(f"| [`{name}`](docs/{name}.md) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def fields() -> str:
+    """A row a field of the job, a column a platform."""
+    found = _features()
+    lines = ["| field | " + " | ".join(f"`{name}`" for name in found) + " |", "|---|" + "---|" * len(found)]
+    for field in FIELDS:
+        cells = []
+        for features in found.values():
+            if field in features.honours:
+                cells.append(f"yes: {_proof(features, field)}")
+            else:
+                cells.append(f"lost: {features.loses[field]}" if field in features.loses else "refused")
+        lines.append(f"| `{field}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 _PIPELINES = {

@@ -82,6 +82,10 @@ class Features:
     honours: frozenset[str]
     loses: Mapping[str, str]
     """Field -> why it is not honoured, and that the result is the same."""
+    proven: str = "never run"
+    """What the tests of this platform ran against: real, emulator, stand-in."""
+    unproven: frozenset[str] = frozenset()
+    """The kinds and fields, of those honoured, that no test ran there."""
 
     def losses(self, backend: str, job: Job) -> tuple[Loss, ...]:
         """What `job` asks for and won't get. Raises Unsupported where its result would change."""

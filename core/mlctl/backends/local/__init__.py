@@ -72,6 +72,7 @@ class Local(Base):
             }
         ),
         loses=_LOSSES,
+        proven="real",
     )  # fmt: skip
 
     @property
