@@ -269,6 +269,18 @@ class BehaviourContract:
     def probe(self, given_up: None, harness: Harness, tmp_path: Path) -> Probe:
         return Probe(harness, tmp_path / "traces")
 
+    def killed(self, harness: Harness, probe: Probe, job: Path, **changes: Any) -> tuple[Started, str]:
+        """A pipeline whose first try died as soon as the platform had the run, and that run; the job's params changed
+        meanwhile."""
+        started = harness.start(Call(job, target="held", retries=1))
+        probe.go("submitting")
+        probe.at("submitted")
+        (run,) = probe.starts(1)
+        if changes:
+            probe.write(params={"wait": True, **changes})
+        started.kill()
+        return started, run
+
     def test_success(self, harness: Harness, probe: Probe) -> None:
         """The job runs once; its log, outputs and metrics are the orchestrator's."""
         started = harness.start(Call(probe.write(params={"wait": True})))
@@ -336,9 +348,8 @@ class BehaviourContract:
 
     def test_late_cancel_of_an_old_owner(self, harness: Harness, probe: Probe) -> None:
         """A run that was found, and is then cancelled by its old owner, is followed by the next attempt, once."""
-        started = harness.start(Call(probe.write(params={"wait": True}), retries=1))
-        (run,) = probe.starts(1)
-        started.kill()
+        started, run = self.killed(harness, probe, probe.write(params={"wait": True}))
+        probe.go("submitted", "succeeded")
         name = run.rpartition("/")[2]
         until(lambda: re.search(f"(?i)found .*{name}", started.log()), "the next try to find the run")
         probe.cancel(run)
@@ -372,10 +383,7 @@ class BehaviourContract:
 
     def test_changed_job(self, harness: Harness, probe: Probe) -> None:
         """A retry that finds a live run of another version of the job fails, and says what changed."""
-        started = harness.start(Call(probe.write(params={"wait": True}), retries=1))
-        (run,) = probe.starts(1)
-        probe.write(params={"wait": True, "say": "another"})
-        started.kill()
+        started, run = self.killed(harness, probe, probe.write(params={"wait": True}), say="another")
         ended = started.ended()
         assert not ended.good and "params changed" in ended.log and run in ended.log, ended.log
         assert not probe.status(run).state.terminal

@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 
+from behaviour import PLUGIN, SECRET, TOKEN
+
 HERE = Path(__file__).parent
 ROOT = Path(tempfile.mkdtemp(prefix="mlctl-airflow-"))  # of this session: removed at its end
 
@@ -77,6 +79,28 @@ def processes_of(home: Path) -> list[int]:
     return found
 
 
+def kill(word: str) -> int:
+    """`kill -9` to this session's Airflow processes of that name; how many there were."""
+    found = processes(word)
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return len(found)
+
+
+def processes(word: str) -> list[int]:
+    """This session's Airflow processes of that name."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            mine = str(Path(os.environ["AIRFLOW_HOME"]).parent).encode() in (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if mine and word in line and "airflow" in line:
+            found.append(int(entry.name))
+    return found
+
+
 class Airflow:
     """The server, and what the tests ask of it."""
 
@@ -88,6 +112,8 @@ class Airflow:
             "AIRFLOW_HOME": str(home),
             "HF_TOKEN": "hf-very-secret-token",
             "MLCTL_HOME": str(mlctl),
+            TOKEN: SECRET,
+            "PYTHONPATH": str(PLUGIN),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
         self.processes: list[subprocess.Popen[bytes]] = []

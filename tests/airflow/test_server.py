@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow_server import HERE, Airflow, DagRun, until
+from airflow_server import HERE, Airflow, DagRun, kill, until
 
 from mlctl import backend
 from mlctl.runs import Run, State
@@ -271,25 +271,3 @@ def test_adopt_after_crash_of_the_scheduler(server: Airflow, job: Job) -> None:
     job.gate.touch()
     assert run.until("success", "failed", seconds=120) == "success"
     assert job.starts() == [first]
-
-
-def kill(word: str) -> int:
-    """`kill -9` to this session's Airflow processes of that name; how many there were."""
-    found = processes(word)
-    for pid in found:
-        os.kill(pid, signal.SIGKILL)
-    return len(found)
-
-
-def processes(word: str) -> list[int]:
-    """This session's Airflow processes of that name."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            mine = str(Path(os.environ["AIRFLOW_HOME"]).parent).encode() in (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if mine and word in line and "airflow" in line:
-            found.append(int(entry.name))
-    return found

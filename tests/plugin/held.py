@@ -18,6 +18,7 @@ MOMENTS = ("submitting", "submitted", "succeeded")
 class Held(Local):
     """Takes the setting `hold`, a folder."""
 
+    name = "held"
     takes = Local.takes | {"hold"}
 
     def submit(self, *args: Any) -> Any:
