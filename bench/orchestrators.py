@@ -1,6 +1,6 @@
-"""What mlctl costs inside the orchestrators, beside their own tasks in the same run: parsing DAGs, ...
+"""What mlctl costs inside the orchestrators, beside their own tasks in the same run: parsing DAGs, thousands of deferred runs.
 
-    python bench/orchestrators.py [--quick] [--only parse]...
+    python bench/orchestrators.py [--quick] [--only parse|triggers]...
 
 Run by the interpreter that has mlctl, after tools/env.sh has made the orchestrators' environments: see `make
 bench-orchestrators`. Subjects take turns. Nothing is asserted. The figures go to the console, and a part that was measured
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,9 +33,12 @@ class Settings:
 
     parse_rounds: int = 9
     tasks: int = 500
+    deferred: tuple[int, ...] = (1_000, 10_000)
+    ends: int = 200
+    waiting_s: int = 30
 
 
-QUICK = Settings(2, 50)
+QUICK = Settings(2, 50, (100,), 20, 5)
 
 
 def run(env: str, words: list[str], folder: Path, **variables: str) -> str:
@@ -42,14 +46,17 @@ def run(env: str, words: list[str], folder: Path, **variables: str) -> str:
     clean = {"PATH": f"{ENVS / env / 'bin'}:{os.environ['PATH']}", "LANG": "C.UTF-8"}
     clean |= {"HOME": str(folder), "TMPDIR": str(folder), "MLCTL_HOME": str(folder / "mlctl"), **variables}
     argv = [str(ENVS / env / "bin" / "python"), *words]
-    done = subprocess.run(
-        argv, cwd=folder, env=clean, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200
-    )
-    if done.returncode:
-        raise SystemExit(
-            f"bench: {' '.join(argv)[:200]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}"
-        )
-    return done.stdout
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(argv, cwd=folder, env=clean, text=True, start_new_session=True, **pipes) as process:
+        try:
+            said = process.communicate(timeout=1800)[0]
+        except BaseException:  # it ends what it started, and so does Ctrl-C here
+            process.terminate()
+            process.communicate(timeout=60)
+            raise
+    if process.returncode:
+        raise SystemExit(f"bench: {' '.join(argv)[:200]} ended with {process.returncode}:\n{said[-3000:]}")
+    return said
 
 
 # --- parsing
@@ -104,9 +111,42 @@ def parse(settings: Settings) -> dict[str, Table]:
         return {f"parse: {settings.tasks} tasks": take_turns(settings.parse_rounds, subjects)}
 
 
+# --- waiting
+
+WAITED = {"mlctl's RunTrigger": "Run", "FileTrigger": "File", "DateTimeTrigger": "Time"}
+
+
+def triggers(settings: Settings) -> dict[str, Table]:
+    """One triggerer and many deferred tasks: what waiting costs, and how soon an end is told. See drivers/triggers.py.
+
+    DateTimeTrigger does nothing but sleep: it shows what is Airflow's own. Nothing ends there, and only the most are run.
+    """
+    driver = str(DRIVERS / "triggers.py")
+
+    def measure(place: Path, *words: object) -> Iterator[Sample]:
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            said = run("airflow", [driver, *map(str, words)], Path(folder))
+        yield json.loads(said.splitlines()[-1])
+
+    tables = {}
+    for count in settings.deferred:
+        with scratch() as place:
+            run("airflow", [driver, "prepare"], place)
+            subjects = {
+                name: partial(
+                    measure, place, subject, count, settings.ends if subject != "Time" else 0, settings.waiting_s
+                )
+                for name, subject in WAITED.items()
+                if subject != "Time" or count == settings.deferred[-1]
+            }
+            tables[f"triggers: {count:,} deferred"] = take_turns(1, subjects, warm_up=0)
+    return tables
+
+
 AIRFLOW = ("apache-airflow-core", "apache-airflow-providers-standard", "apache-airflow-task-sdk")
 PARTS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Settings], dict[str, Table]]]] = {
     "parse": ("bench-airflow", (*AIRFLOW, "apache-airflow-providers-amazon"), parse),
+    "triggers": ("airflow", AIRFLOW, triggers),
 }
 """Part -> the environment whose versions are told, the packages of those versions, what measures."""
 

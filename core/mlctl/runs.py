@@ -50,7 +50,10 @@ class State(str, Enum):
     @property
     def terminal(self) -> bool:
         """True where nothing more will happen."""
-        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+        return self in _TERMINAL
+
+
+_TERMINAL = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 
 class Reason(str, Enum):

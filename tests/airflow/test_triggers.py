@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import mlctl
+from mlctl.backends.local import Local
 from mlctl.runs import State
 
 pytestmark = pytest.mark.filterwarnings("default")  # Airflow's own
@@ -34,8 +35,10 @@ async def event(one: Any) -> dict[str, Any]:
     return await anext(each.payload async for each in one.run())
 
 
-def test_one_thread_serves_all(runs: list[mlctl.RunHandle], project: Path) -> None:
-    """Twenty triggers, as Airflow makes them anew from what it kept, and one poller."""
+def test_one_thread_serves_all(runs: list[mlctl.RunHandle], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty triggers, as Airflow makes them anew from what it kept, one backend and one poller."""
+    made, make = [], Local.__init__
+    monkeypatch.setattr(Local, "__init__", lambda self, settings: (made.append(settings), make(self, settings))[1])
     again = [type(one)(**one.serialize()[1]) for one in map(trigger, runs)]
 
     async def all_of_them() -> list[dict[str, Any]]:
@@ -47,6 +50,7 @@ def test_one_thread_serves_all(runs: list[mlctl.RunHandle], project: Path) -> No
 
     assert asyncio.run(all_of_them()) == [{"error": "", "late": False, "cursor": ""}] * MANY
     assert {run.status().state for run in runs} == {State.SUCCEEDED}
+    assert len(made) == 1
 
 
 def test_stop_leaves_the_run(runs: list[mlctl.RunHandle], project: Path) -> None:

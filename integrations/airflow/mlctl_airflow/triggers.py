@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _CANCEL_SECONDS = 20.0  # Airflow gives on_kill 30
 
 _pollers: dict[str, Poller] = {}
+_making = threading.Lock()
 _waiting: Counter[tuple[str, Run]] = Counter()
 
 
@@ -126,8 +128,6 @@ class RunTrigger(BaseTrigger):
 
     async def _poller(self) -> Poller:
         """The poller of this target, one for the whole process."""
-        from mlctl.watch import Poller
-
         group = self._group()
         if group not in _pollers:
             if conn_id := self.kwargs["conn_id"]:
@@ -136,9 +136,16 @@ class RunTrigger(BaseTrigger):
                 from . import connections
 
                 connections.lend(await BaseHook.aget_connection(conn_id))
-            made = Poller(await asyncio.to_thread(self._backend))
-            _pollers.setdefault(group, made)
+            await asyncio.to_thread(self._make, group)
         return _pollers[group]
+
+    def _make(self, group: str) -> None:
+        """The poller, made once: a triggerer starts hundreds of triggers at a time, and an SDK takes seconds to import."""
+        from mlctl.watch import Poller
+
+        with _making:
+            if group not in _pollers:
+                _pollers[group] = Poller(self._backend())
 
     def _backend(self) -> Any:
         from mlctl import backend

@@ -200,11 +200,14 @@ class Local(Base):
     def _run(self, name: str) -> Run:
         return Run(self.name, socket.gethostname(), str(self.settings.home).lstrip("/"), name)
 
-    def _folder(self, run: Run) -> Path:
+    def _place(self, run: Run) -> str:
         stem, _, attempt = run.name.rpartition("-")
-        if not attempt.isdigit() or stem in ("", ".", "..") or set("/\0") & set(run.name) or "\0" in run.scope:
+        if not attempt.isdigit() or stem in ("", ".", "..") or "/" in stem or "\0" in stem or "\0" in run.scope:
             raise self._not_here(run)
-        return Path("/", run.scope, "runs", stem, attempt)
+        return f"/{run.scope}/runs/{stem}/{attempt}"
+
+    def _folder(self, run: Run) -> Path:
+        return Path(self._place(run))
 
     def submit(self, plan: Admitted, stamp: Stamp) -> Run:
         """Builds what the job needs in Python, takes the name by renaming a folder, and starts the shim.
@@ -248,7 +251,7 @@ class Local(Base):
         answer: dict[Run, Status | MlctlError] = {}
         for run in runs:
             try:
-                answer[run] = folder.read(self._folder(run))
+                answer[run] = folder.read(self._place(run))
             except FileNotFoundError:
                 answer[run] = self._not_here(run)
             except MlctlError as error:

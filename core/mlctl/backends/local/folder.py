@@ -154,16 +154,23 @@ def reap() -> None:
             _children.discard(pid)
 
 
-def _names(folder: Path) -> dict[str, str]:
+def _names(folder: Path | str) -> dict[str, str]:
     """{"started": "123", "exit": "0.cancel", "plan": "json", ...}. Raises FileNotFoundError."""
-    return dict(name.partition(".")[::2] for name in os.listdir(folder))  # noqa: PTH208 - as fast as it gets
+    names = {}
+    for name in os.listdir(folder):  # noqa: PTH208 - as fast as it gets, half the time of a dict of slices
+        head, _, tail = name.partition(".")
+        names[head] = tail
+    return names
 
 
-def read(folder: Path) -> Status:
-    """What the folder says. Raises FileNotFoundError where there is none."""
+def read(folder: Path | str) -> Status:
+    """What the folder says. Raises FileNotFoundError where there is none.
+
+    Asked for thousands of runs twice a second: no Path is made on the way to a run that goes on.
+    """
     names = _names(folder)
     if "exit" not in names:
-        if held(folder / "lock"):
+        if held(f"{folder}/lock"):
             started = _time(folder, "started", names)
             if started is None:
                 return Status(State.STARTING)
@@ -172,11 +179,11 @@ def read(folder: Path) -> Status:
             return Status(State.RUNNING, started=started)
         names = _names(folder)  # what the holder wrote before it let go
     if "exit" not in names:
-        return _verdict(folder, names)
-    return _ended(folder, names)
+        return _verdict(Path(folder), names)
+    return _ended(Path(folder), names)
 
 
-def held(lock: Path) -> bool:
+def held(lock: Path | str) -> bool:
     """True while somebody, such as a run's submitter or its shim, holds the lock; False too where there is no such
     file."""
     try:
@@ -245,10 +252,10 @@ def _ended(folder: Path, names: dict[str, str]) -> Status:
     return Status(State.FAILED, reason, message, code, **times)
 
 
-def _time(folder: Path, name: str, names: dict[str, str]) -> datetime | None:
+def _time(folder: Path | str, name: str, names: dict[str, str]) -> datetime | None:
     if name not in names:
         return None
-    return datetime.fromtimestamp(os.stat(folder / f"{name}.{names[name]}").st_mtime, timezone.utc)  # noqa: PTH116 - as fast as it gets
+    return datetime.fromtimestamp(os.stat(f"{folder}/{name}.{names[name]}").st_mtime, timezone.utc)  # noqa: PTH116 - as fast as it gets
 
 
 def _oom_kills(path: Path) -> int:
