@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
+from pipelines import Pipelines, small_jobs
 
-from conftest import Pipelines
 from mlctl.job import KINDS
 from mlctl_jenkins import library as tree
 
@@ -52,11 +52,11 @@ def test_tree_is_written_whole(tmp_path: Path, library: Path) -> None:
 
 
 STEPS_CALLED = """
-    archiveArtifacts dir echo error fileExists junit libraryResource publishHTML pwd readFile sh unstable withCredentials
+    archiveArtifacts deleteDir dir echo error fileExists junit libraryResource publishHTML pwd readFile sh unstable withCredentials
     withEnv
 """
 KEYWORDS = "if for catch while switch return try finally else Map String Serializable Calls"
-OWN = "asked body call concluded decode encode enter followed leave mlctl plain report shown"
+OWN = "answered asked body call conclude decode encode enter followed leave mlctl plain report shown"
 GENERIC = "hashCode length matches replace toString trim add keySet size toJson parseText randomUUID"
 """On script security's generic list, for the classes that the README names."""
 
@@ -91,13 +91,17 @@ def test_guard(pipelines: Pipelines, code: str) -> None:
     assert REFUSED[code] in build.text
 
 
-def wheel(folder: Path, version: str) -> None:
-    """An index with a wheel called mlctl, whose command answers as this one does."""
+MLCTL = Path(sys.executable).with_name("mlctl")
+
+
+def wheel(folder: Path, version: str) -> Path:
+    """An index with a wheel called mlctl, whose command says its version, and then is this checkout's."""
     made = folder / "mlctl" / f"mlctl-{version}-py3-none-any.whl"
     made.parent.mkdir(parents=True, exist_ok=True)
     info = f"mlctl-{version}.dist-info"
+    main = f"import os, sys\ndef main():\n    print('mlctl {version}', flush=True)\n    os.execv({str(MLCTL)!r}, sys.argv)\n"
     files = {
-        "stand_in.py": f"def main():\n    print('mlctl {version}, a stand-in')\n",
+        "stand_in.py": main,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: mlctl\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": "[console_scripts]\nmlctl = stand_in:main\n",
@@ -110,22 +114,70 @@ def wheel(folder: Path, version: str) -> None:
             record += f"{name},sha256={digest},{len(text.encode())}\n"
         archive.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
     (made.parent / "index.html").write_text(f'<a href="{made.name}">{made.name}</a>')
+    return made
 
 
-def test_with_mlctl(pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It installs the version from the index that is named, once, though two branches race; and keeps it."""
-    index, tools = pipelines.at / "simple", pipelines.at / "tools"
+@pytest.fixture
+def tools(pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where withMlctl keeps what it installs."""
+    monkeypatch.setenv("MLCTL_TOOLS", str(pipelines.at / "tools"))
+    return pipelines.at / "tools/jenkins"
+
+
+def test_with_mlctl(pipelines: Pipelines, tools: Path) -> None:
+    """It installs the version from the index that is named, once, though two branches race; it keeps that, removes what
+    killed builds left, and returns what the steps inside did."""
+    index = pipelines.at / "simple"
     wheel(index, "9.9.9")
-    monkeypatch.setenv("MLCTL_TOOLS", str(tools))
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    call = f"withMlctl(version: '9.9.9', index: '{index.as_uri()}', python: '{sys.executable}') {{ sh 'mlctl' }}"
+    for name, age in (("env.old", 3), ("env.new", 0)):
+        (tools / name).mkdir(parents=True)
+        (tools / name / ".draft").touch()
+        os.utime(tools / name / ".draft", (time.time() - age * 86400,) * 2)
+    call = f"withMlctl(version: '9.9.9', index: '{index.as_uri()}', python: '{sys.executable}') {{ sh 'mlctl --version'; 'it' }}"
     build = pipelines.run(f"node {{ parallel(a: {{ {call} }}, b: {{ {call} }}) }}")
-    assert build.log.count("mlctl 9.9.9, a stand-in") == 2
-    kept = list((tools / "jenkins").iterdir())
-    assert sorted(path.is_symlink() for path in kept) == [False, True]
-    build = pipelines.run(f"node {{ {call} }}")
-    assert "mlctl 9.9.9, a stand-in" in build.log and list((tools / "jenkins").iterdir()) == kept
+    assert build.log.count("mlctl 9.9.9") == 2
+    kept = set(tools.iterdir())
+    assert sorted(path.is_symlink() for path in kept) == [False, False, True] and tools / "env.new" in kept
+    build = pipelines.run(f'node {{ def did = {call}; echo "did ${{did}}" }}')
+    assert "mlctl 9.9.9" in build.log and "did it" in build.log and set(tools.iterdir()) == kept
+
+
+def test_with_mlctl_of_a_wheel(pipelines: Pipelines, tools: Path) -> None:
+    """A wheel in the workspace, which may be another one the next time under its old name."""
+    text = f"node {{ withMlctl(wheel: 'mlctl-1-py3-none-any.whl', python: '{sys.executable}') {{ sh 'mlctl --version' }} }}"
+    for count in (1, 2):
+        made = wheel(pipelines.at, "1")
+        with zipfile.ZipFile(made, "a") as archive:
+            archive.writestr(f"other{count}.py", "")
+        made.rename(pipelines.workspace / made.name)
+        assert "mlctl 1" in pipelines.run(text).log
+        assert sum(path.is_symlink() for path in tools.iterdir()) == count
+
+
+def test_with_mlctl_knows_one_index(pipelines: Pipelines, tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that only another index has is not had, though the agent's pip is configured for that one, too."""
+    ours, theirs = pipelines.at / "ours", pipelines.at / "theirs"
+    wheel(ours, "1.0")
+    wheel(theirs, "2.0")
+    (pipelines.at / "pip.conf").write_text(f"[global]\nextra-index-url = {theirs.as_uri()}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(pipelines.at / "pip.conf"))
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", theirs.as_uri())
+    monkeypatch.setenv("PIP_FIND_LINKS", str(theirs / "mlctl"))
+    text = "node {{ withMlctl(version: '{}', index: '{}', python: '{}') {{ sh 'mlctl --version' }} }}"
+    build = pipelines.run(text.format("2.0", ours.as_uri(), sys.executable), "FAILURE")
+    assert "No matching distribution found for mlctl==2.0" in build.text
+    assert not list(tools.iterdir())
     build = pipelines.run("node { withMlctl(version: '1', index: 'https://u:p@x/simple') { } }", "FAILURE")
-    assert "which has characters that none has" in build.text or "holds a user or a password" in build.text
-    assert json.loads(Path(build.spec["answer"]).read_text())["result"] == "FAILURE"
+    assert "withMlctl: index: has a character beside letters" in build.text and "u:p" not in build.text
+
+
+def test_readme(pipelines: Pipelines, tools: Path) -> None:
+    """The page's pipeline, with another index, over small jobs of the names that it speaks of."""
+    small_jobs(pipelines)
+    wheel(pipelines.at / "simple", "0.1.0")
+    text = (HERE / "README.md").read_text().partition("```groovy\n")[2].partition("```")[0]
+    text = text.replace(
+        "'https://pypi.example.org/simple'", f"'{(pipelines.at / 'simple').as_uri()}', python: '{sys.executable}'"
+    )
+    build = pipelines.run(text)
+    assert "accuracy 0.5" in build.log and build.log.count("mlctl 0.1.0") == 2

@@ -12,14 +12,13 @@ targets:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlctl.config import Config
 from mlctl.errors import InvalidConfig, did_you_mean, one_line
 
-__all__ = ["TYPES", "bindings", "without"]
+__all__ = ["TYPES", "bindings", "secrets"]
 
 TYPES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "string": ("StringBinding", ("variable",)),
@@ -43,13 +42,11 @@ def bindings(config: Config, target: str) -> list[dict[str, Any]]:
     return [_binding(f"{where}.{number}", one) for number, one in enumerate(found)]
 
 
-def without(config: Config) -> Config:
-    """The configuration as platforms may see it, which know of no orchestrator."""
-    targets = {
-        name: {key: value for key, value in settings.items() if key != "orchestrators"}
-        for name, settings in config.values["targets"].items()
-    }
-    return replace(config, values={**config.values, "targets": targets})
+def secrets(needs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of the variables that hold what is secret of them."""
+    return [
+        value for one in needs for key, value in one.items() if key.endswith("ariable") and key != "usernameVariable"
+    ]
 
 
 def _binding(where: str, one: Any) -> dict[str, Any]:

@@ -1,37 +1,39 @@
 """One call of a step of the shared library: a job started or found, followed, and told as JSON.
 
 $MLCTL_STEP holds {"call": ..., "options": ...}. `options` is what the Jenkinsfile says; `call` is what the library
-knows: `id` (of this call; the answer repeats it), `folder` (the call's own, outside the workspace, which jobs may
-ship), `key`, `build` (of this build, whatever its number), `retry`, `bound` (the target's credentials are in the
-environment), `cancel`.
-The answer is `folder`/result.json, whole or not there at all; beside it stand the reports and the outputs to archive.
+knows: `folder` (of this call alone, and outside the workspace, which jobs may ship), `key`, `retry`, `bound` (the
+target's credentials are in the environment), `cancel` (end what runs, instead).
+The answer is `folder`/answer.json, whole or not there at all: `verdict`, and `error`, `needs` (credentials to bind, and
+then ask again), `result` (for the Jenkinsfile) and `name` where there are such; beside it stands what is to be archived.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import signal
-import sys
-import types
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import click
 
-from mlctl import api, lifecycle
+from mlctl import api, lifecycle, masking
 from mlctl import config as configuration
 from mlctl.config import Config
-from mlctl.errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, did_you_mean, one_line
+from mlctl.drive import Drive
+from mlctl.errors import Interrupted, InvalidConfig, MlctlError, RunNotFound, did_you_mean, one_line
 from mlctl.job import KINDS
 from mlctl.lifecycle import Execution, Outcome
 from mlctl.runs import Reason, Run, State, Status
 
 from . import library, report
-from .credentials import bindings, without
+from .credentials import bindings, secrets
 
 __all__ = ["VARIABLE", "main"]
 
@@ -39,27 +41,29 @@ VARIABLE = "MLCTL_STEP"
 OPTIONS = ("job", "params", "inputs", "target", "profile", "config", "key", "retry", "onChange", "outputs", "unstable")
 SMALL = 64 << 20  # bytes of outputs that are archived without being named: artifacts are kept on the controller
 _TAIL = 200  # lines of the log in the reports
-
-
-class Interrupted(BaseException):
-    """SIGTERM, which is how Jenkins aborts."""
+_PATIENCE = 15.0  # seconds to see the end of a job after an abort; Jenkins waits 20 for us, and asks then with `cancel`
 
 
 def main() -> int:
-    """Runs the call; its exit code. Raises InvalidConfig where nobody called."""
+    """Runs the call; its exit code, which is never 0 after a SIGTERM: Jenkins would take that for a success, and go on.
+
+    Raises InvalidConfig where nobody called.
+    """
     call, options = _request()
+    ends: SimpleQueue[bool] = SimpleQueue()  # the one thing that a signal handler may safely talk to
+    signal.signal(signal.SIGTERM, lambda number, frame: ends.put(True))
     folder = Path(call["folder"])
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    answer: dict[str, Any] = {"id": call["id"], "verdict": "FAILURE"}
+    folder.mkdir(parents=True)
     try:
-        answer |= _Step(call, options, folder).run()
+        answer = _Step(call, options, folder, ends).run()
     except MlctlError as error:
-        answer |= {"code": error.exit_code, "error": str(error)}
-    draft = folder / "result.json.new"
-    draft.write_text(json.dumps(answer, ensure_ascii=True), encoding="utf-8")
-    draft.rename(folder / "result.json")
-    return int(answer["code"])
+        answer = {"code": error.exit_code, "verdict": "FAILURE", "error": str(error)}
+    code = int(answer.pop("code", 0))
+    draft = folder / "answer.new"
+    draft.write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")
+    draft.rename(folder / "answer.json")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return code if ends.empty() else code or Interrupted.exit_code
 
 
 def _request() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -78,29 +82,39 @@ class _Step:
     call: Mapping[str, Any]
     options: Mapping[str, Any]
     folder: Path
+    ends: SimpleQueue[bool]
+    tail: list[str] = field(default_factory=list)
+    seen: Run | None = None
+    hidden: Callable[[str], str] = str
+    """Takes out the target's credentials, which the job's own secrets need not be."""
 
     def run(self) -> dict[str, Any]:
-        signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            config = self.config()
-            execution = self.execution(without(config))
-            if self.call.get("cancel"):
-                return self.cancelled(execution)
-            if (needs := bindings(config, execution.settings.target)) and not self.call.get("bound"):
-                return {"code": 0, "verdict": "SUCCESS", "needs": needs}
-        except Interrupted:  # nothing was started
-            return {"code": 130, "error": "interrupted before the job was started"}
-        live = _Live(execution)
-        outcome = None
-        try:
-            outcome = execution.start()
+        config = self.config()
+        execution = self.execution(config)
+        needs = bindings(config, execution.settings.target)
+        if needs and not self.call.get("bound"):
+            return {"verdict": "SUCCESS", "needs": needs}
+        if self.call.get("cancel"):
+            return _cancelled(execution)
+        self.hidden = masking.mask(secrets(needs), {})
+        drive = Drive(lambda: execution, self.say, see=self.see)
+        drive.done.add_done_callback(lambda done: self.ends.put(False))
+        if self.ends.get():
+            return _interrupted(drive)
+        return self.told(drive, execution, drive.done.result())
+
+    def see(self, outcome: Outcome) -> None:
+        """Says which run is in hand; a later attempt, too."""
+        if outcome.run != self.seen:
+            self.seen = outcome.run
             click.echo(f"mlctl: {'started' if outcome.made else 'found'} {outcome.run}")
-            outcome = execution.wait(outcome, each=live)
-            live(outcome.run, outcome.status)
-        except Interrupted:
-            return self.aborted(execution, live.run or (outcome.run if outcome else None))
-        assert outcome.status  # noqa: S101 - a wait without a timeout ends with one
-        return self.told(execution, outcome, outcome.status, live)
+
+    def say(self, line: str) -> None:
+        """Prints a line of the job's log, and keeps the last ones for the reports."""
+        line = self.hidden(line)
+        self.tail = [*self.tail[1 - _TAIL :], line]
+        with contextlib.suppress(OSError):  # the agent's disk is full; the job's outcome is told all the same
+            click.echo(line)
 
     def config(self) -> Config:
         """The configuration for what was asked, once it is known to be something."""
@@ -119,13 +133,10 @@ class _Step:
         for name in ("params", "inputs"):
             if not isinstance(asked.get(name) or {}, Mapping):
                 raise InvalidConfig(f"{self.step()}: {name}: got {one_line(asked[name])}, expected a map")
-        own = not asked.get("key")  # a key of the caller's may mean a run of another build
         made = api.execution(
             asked["job"], params=asked.get("params"), inputs=asked.get("inputs"), config=config,
-            key=str(asked.get("key") or call["key"]),
-            retry=bool(asked.get("retry", call.get("retry"))), on_change=asked.get("onChange") or "fail",
-            values={"build": str(call["build"])[-256:]},
-            accepts=lambda stamp: not own or stamp.values.get("build") == str(call["build"])[-256:],
+            key=str(asked.get("key") or call["key"]), retry=bool(asked.get("retry", call.get("retry"))),
+            on_change=asked.get("onChange") or "fail",
         )  # fmt: skip
         kind = asked.get("kind")
         if kind and made.job.kind.name != kind:
@@ -162,41 +173,32 @@ class _Step:
         own = status is not None and status.reason in (Reason.ERROR, Reason.OOM, Reason.TIMEOUT)
         return bool(wanted) and own
 
-    def aborted(self, execution: Execution, run: Run | None) -> dict[str, Any]:
-        """Ends the run in hand; or, where the submit was interrupted, the one that it made."""
-        execution.stop()
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one changes nothing
-        runs = [run] if run else []
-        if not run:
-            nonce = execution.prepare()[2].nonce
-            runs = [found.run for found in execution.backend.find(execution.key) if found.stamp.nonce == nonce]
-        return _ended(execution, runs)
-
-    def cancelled(self, execution: Execution) -> dict[str, Any]:
-        """Ends what runs under the call's key: for a call whose process can't."""
-        return _ended(execution, [found.run for found in execution.backend.find(execution.key)])
-
-    def told(self, execution: Execution, outcome: Outcome, status: Status, live: _Live) -> dict[str, Any]:
+    def told(self, drive: Drive, execution: Execution, outcome: Outcome) -> dict[str, Any]:
         """The answer, the reports, and the outputs to archive."""
-        result = execution.backend.result(outcome.run)
-        good = status.state is State.SUCCEEDED
-        failed = RunFailed(outcome.run, status)
-        answer = {
-            "code": 0 if good else failed.exit_code,
-            "verdict": "SUCCESS" if good else "UNSTABLE" if self.unstable(status) else "FAILURE",
-            "error": None if good else live.masked(str(failed)),
+        status, found = outcome.status, execution.backend.result(outcome.run)
+        assert status  # noqa: S101 - a wait without a timeout ends with one
+        masked = lambda text: self.hidden(drive.masked(text))  # noqa: E731
+        good, failed = status.state is State.SUCCEEDED, drive.failed(outcome)
+        result = {
             "run": str(outcome.run), "name": outcome.run.name, "key": execution.key.text, "made": outcome.made,
             "target": execution.settings.target, "attempt": outcome.run.attempt, "state": status.state.value,
             "reason": status.reason.value if status.reason else None, "exitCode": status.exit_code,
-            "message": live.masked(status.message), "link": status.link,
-            "outputs": dict(result.outputs), "metrics": result.metrics,
+            "message": masked(status.message), "link": status.link,
+            "outputs": dict(found.outputs), "metrics": found.metrics,
         }  # fmt: skip
+        error = None if good else masked(str(failed))
         at = self.folder / "mlctl" / outcome.run.name
         at.mkdir(parents=True)
-        report.write(at, answer, execution, status, live.tail)
+        report.write(at, report.Report(execution.job, status, result, error, self.tail, masked))
         if good:
-            self.archive(at / "outputs", result.outputs)
-        return answer
+            self.archive(at / "outputs", found.outputs)
+        # JSON has no number that is not finite: in the file of metrics, too, it is a text
+        result["metrics"] = {k: v if math.isfinite(v) else json.dumps(v) for k, v in found.metrics.items()}
+        return {
+            "code": 0 if good else failed.exit_code,
+            "verdict": "SUCCESS" if good else "UNSTABLE" if self.unstable(status) else "FAILURE",
+            "error": error, "name": outcome.run.name, "result": result,
+        }  # fmt: skip
 
     def archive(self, into: Path, outputs: Mapping[str, str]) -> None:
         """Copies outputs that are folders of this machine to where Jenkins archives from: those named, else small
@@ -215,64 +217,24 @@ class _Step:
                 )
 
 
-def _interrupt(number: int, frame: types.FrameType | None) -> None:
-    raise Interrupted
+def _interrupted(drive: Drive) -> dict[str, Any]:
+    """Ends what the call has in hand. Raises Interrupted where that is nothing, Unavailable where it doesn't end."""
+    outcome = drive.stop(_PATIENCE)
+    state = outcome.status.state if outcome.status else State.CANCELLED
+    text = f"interrupted: {outcome.run.name} {'was' if state is State.CANCELLED else 'had'} {state.value}"
+    click.echo(f"mlctl: {text}")
+    return {"code": Interrupted.exit_code, "verdict": "FAILURE", "error": text}
 
 
-def _ended(execution: Execution, runs: list[Run]) -> dict[str, Any]:
-    names = []
-    for run in runs:
-        try:
-            before = execution.backend.status([run])[run]
-            if isinstance(before, Status) and before.state.terminal:
-                continue
-            lifecycle.cancel(execution.backend, run)
-            names.append(run.name)
-        except RunNotFound:
-            continue
-    what = f"{', '.join(names)} cancelled" if names else "nothing was running"
-    click.echo(f"mlctl: interrupted: {what}")
-    return {"code": 130, "error": f"interrupted: {what}"}
+def _cancelled(execution: Execution) -> dict[str, Any]:
+    """Ends what runs under the call's key: for a call whose process can't."""
+    for found in execution.backend.find(execution.key):
+        if not found.status.state.terminal:
+            with contextlib.suppress(RunNotFound):
+                lifecycle.cancel(execution.backend, found.run)
+                click.echo(f"mlctl: {found.run.name} was cancelled")
+    return {"verdict": "SUCCESS"}
 
 
-def _size(path: Path) -> int:
-    return sum(one.lstat().st_size for one in path.rglob("*"))
-
-
-class _Live:
-    """Prints a run's log as it grows, without its secrets; keeps its end for the reports."""
-
-    def __init__(self, execution: Execution) -> None:
-        self.backend, self.cursor = execution.backend, ""
-        self.run: Run | None = None
-        self.tail: list[str] = []
-        self.secrets = _secrets(execution)
-
-    def masked(self, text: str) -> str:
-        for secret in self.secrets:
-            text = text.replace(secret, "****")
-        return text
-
-    def __call__(self, run: Run, status: Status | None) -> None:
-        if run != self.run:
-            self.run, self.cursor = run, ""
-        for logs in lifecycle.lines(self.backend, run, self.cursor):
-            lines = [self.masked(line) for line in logs.lines]
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
-            self.tail = (self.tail + lines)[-_TAIL:]
-            self.cursor = logs.cursor
-        sys.stdout.flush()
-
-
-def _secrets(execution: Execution) -> list[str]:
-    """The values that this machine knows of the job's secrets, the longest first; a line of one is one, too."""
-    sources = execution.settings.values.get("secrets", {})
-    found: set[str] = set()
-    for name in execution.job.secrets:
-        kind, _, where = str(sources.get(name, f"env:{name}")).partition(":")
-        try:
-            text = os.environ.get(where, "") if kind == "env" else Path(where).read_text() if kind == "file" else ""
-        except (OSError, ValueError):
-            continue
-        found |= {part for part in (text, *text.splitlines()) if len(part.strip()) > 2}
-    return sorted(found, key=len, reverse=True)
+def _size(source: Path) -> int:
+    return sum(one.lstat().st_size for one in source.rglob("*"))

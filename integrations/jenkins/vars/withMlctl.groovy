@@ -1,12 +1,12 @@
 /**
- * Provides mlctl on an agent for the steps inside, from one index and no other. See withMlctl.txt.
+ * Provides mlctl on an agent for the steps inside, from one index and no other; returns what they do. See withMlctl.txt.
  */
-def call(Map options, Closure body) {
+Object call(Map options, Closure body) {
     Map asked = [version: '', index: '', wheel: '', extras: '', python: 'python3'] + options
     for (String name in ['version', 'index', 'wheel', 'extras', 'python']) {
         asked[name] = asked[name].toString()
         if (!asked[name].matches('[-A-Za-z0-9._~:/+%,=]*')) {
-            error('withMlctl: ' + name + ": got '" + asked[name] + "', which has characters that none has")
+            error('withMlctl: ' + name + ': has a character beside letters, digits and -._~:/+%,=')    // and may be a password
         }
     }
     if (options.size() < 1 || !(asked.wheel || (asked.version && asked.index))) {
@@ -19,7 +19,7 @@ def call(Map options, Closure body) {
     ]) {
         bin = sh(script: libraryResource('io/mlctl/provide.sh'), returnStdout: true, label: 'withMlctl').trim()
     }
-    withEnv(['PATH+MLCTL=' + bin]) {
+    return withEnv(['PATH+MLCTL=' + bin]) {
         body()
     }
 }

@@ -150,6 +150,7 @@ class Build {
             case 'env': return env
             case 'params': return Collections.unmodifiableMap(spec.params ?: [:])
             case 'currentBuild': return new CurrentBuild()
+            case 'scm': return 'scm'
         }
         if (new File(spec.library, "vars/${name}.groovy").exists()) { return var(name) }
         throw new MissingPropertyException(name, Script)
@@ -171,11 +172,12 @@ class Build {
             node: { Object... all -> all[-1].call() }, script: { it.call() }, stage: this.&stage, parallel: this.&parallel,
             retry: this.&retry, timeout: this.&timeout, withEnv: this.&withEnv, withCredentials: this.&withCredentials,
             dir: { String at, Closure body -> scoped(dir: file(at), body) }, readFile: this.&readFile,
+            deleteDir: { scope.get().dir.deleteDir(); null }, checkout: { scm -> null },
             writeFile: { Map all -> file(all.file).with { parentFile.mkdirs(); setText(all.text, 'UTF-8') } },
             fileExists: { file(it).exists() }, pwd: this.&pwd, archiveArtifacts: this.&archive, junit: this.&junit,
             publishHTML: this.&publish, unstable: { worse('UNSTABLE'); echo("WARNING: ${it}") },
             libraryResource: { new File(spec.library, "resources/${it}").getText('UTF-8') },
-            sleep: { waited { Thread.sleep((it as double) * 1000 as long); null } },
+            sleep: { seconds -> waited { Thread.sleep((seconds as double) * 1000 as long); null } },
             pipeline: { Closure body -> new Declarative(this, body.owner as Script, '').read(body).perform() }]
         if (!known[name] || name in (spec.without ?: [])) {
             throw new NoSuchMethodError("No such DSL method '${name}' found among steps ${known.keySet().sort()}")
@@ -339,7 +341,8 @@ class Build {
             }
             readers*.join(1000)
             event(step: 'ended', pid: process.pid(), code: process.alive ? null : process.exitValue())
-            if (stopped) { throw new FlowInterruptedException(scope.get().why()) }
+            // As Jenkins does: what ends well after the signal was a success, and the pipeline goes on.
+            if (stopped && (process.alive || process.exitValue() != 0)) { throw new FlowInterruptedException(scope.get().why()) }
             process.exitValue()
         }
         script.delete()

@@ -5,7 +5,6 @@ set -eu
 fail() { echo "withMlctl: $*" >&2; exit 2; }
 version=$MLCTL_PROVIDE_VERSION index=$MLCTL_PROVIDE_INDEX wheel=$MLCTL_PROVIDE_WHEEL
 extras=$MLCTL_PROVIDE_EXTRAS python=$MLCTL_PROVIDE_PYTHON
-case $index in *://*@*) fail "index: holds a user or a password, which logs would show; use a netrc file" ;; esac
 command -v "$python" >/dev/null || fail "python: no $python on this agent; it needs 3.10 or newer"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail "python: $python is older than 3.10"
 
@@ -16,9 +15,15 @@ name=$(printf '%s\n' "$version" "$index" "$wheel" "$digest" "$extras" "$("$pytho
 link=$tools/$name
 if ! [ -x "$link/bin/mlctl" ]; then
     mkdir -p "$tools"
+    find "$tools" -mindepth 2 -maxdepth 2 -name .draft -mtime +1 -exec sh -c 'rm -rf "${1%/.draft}"' - {} ';' # of killed builds
     made=$(mktemp -d "$tools/env.XXXXXX")
+    touch "$made/.draft"
     trap 'rm -rf "$made"' EXIT
     trap 'exit 143' TERM INT
+    if [ -n "$index" ]; then # and no other, whatever this agent is configured for: elsewhere the name is a stranger's
+        unset PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX
+        export PIP_CONFIG_FILE=/dev/null
+    fi
     {
         "$python" -m venv "$made"
         what=${wheel:-mlctl}${extras:+[$extras]}
@@ -26,6 +31,7 @@ if ! [ -x "$link/bin/mlctl" ]; then
         "$made/bin/python" -m pip --disable-pip-version-check --quiet install ${index:+--index-url "$index"} "$what"
         "$made/bin/mlctl" --version >/dev/null
     } >&2
+    rm "$made/.draft"
     [ -e "$link" ] || rm -f "$link" # of an environment that somebody removed
     if ln -sn "$made" "$link" 2>/dev/null && [ "$(readlink "$link")" = "$made" ]; then
         trap - EXIT

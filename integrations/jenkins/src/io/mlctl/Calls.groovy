@@ -16,47 +16,47 @@ class Calls implements Serializable {
 
     private static final long serialVersionUID = 1
 
-    /** The call's place: `calls` (to keep), `group`, `number`, `name` (unique in the build, stable over retries), `id`
-     * (of this try), `retry` (whether there was a try before). */
+    /** The call's place: `calls` (to keep), `group`, `number`, `name` (unique in the build, stable over retries), `retry`
+     * (whether there was a try before). */
     @NonCPS
     static Map enter(String calls, List where, String request) {
         Map state = decode(calls)
         String group = encode([where: where])
         int hash = request.hashCode()
         Map entry = state[group] ?: [mixed: false, slots: []]
-        List slots = entry.slots
+        List slots = entry.slots    // of each number: [busy: hash of its request], [free: hash], or null: it returned
         for (Map slot in slots) {
-            entry.mixed = entry.mixed || slot.state == 'busy'
+            entry.mixed = entry.mixed || slot?.busy != null
         }
         int number = -1
         for (int i = 0; i < slots.size(); i++) {
-            if (slots[i].state == 'free' && slots[i].request == hash) {
+            if (number < 0 && slots[i] && slots[i].free == hash) {
                 number = i
-                break
             }
         }
-        for (int i = 0; i < slots.size() && number < 0 && !entry.mixed; i++) {
-            number = slots[i].state == 'free' ? i : -1
+        for (int i = 0; i < slots.size() && !entry.mixed; i++) {
+            if (number < 0 && slots[i] && slots[i].free != null) {
+                number = i
+            }
         }
         boolean again = number >= 0
         if (again) {
-            slots[number] = [state: 'busy', request: hash]
+            slots[number] = [busy: hash]
         } else {
             number = slots.size()
-            slots.add([state: 'busy', request: hash])
+            slots.add([busy: hash])
         }
-        int tries = (state.tries ?: 0) + 1
         state[group] = entry
-        state.tries = tries
         String name = where[0] + '/' + (where[2] ?: where[1]) + '/' + number
-        return [calls: encode(state), group: group, number: number, name: name, id: tries, retry: again]
+        return [calls: encode(state), group: group, number: number, name: name, retry: again]
     }
 
     /** What to keep once the call is over. */
     @NonCPS
     static String leave(String calls, String group, int number, boolean returned) {
         Map state = decode(calls)
-        state[group].slots[number].state = returned ? 'done' : 'free'
+        List slots = state[group].slots
+        slots[number] = returned ? null : [free: slots[number].busy]
         return encode(state)
     }
 
