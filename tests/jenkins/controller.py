@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import json
 import re
+import secrets
 import threading
 from dataclasses import dataclass, field
+from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree as ET
 
-USER, TOKEN, CRUMB = "bob", "token-of-bob", "the-crumb"
+USER, TOKEN, PREFIX = "bob", "token-of-bob", "/ci"
 _KINDS = {"StringParameterDefinition": str, "BooleanParameterDefinition": str, "ChoiceParameterDefinition": str}
 
 
@@ -30,7 +32,8 @@ class Item:
     waits: int = 1
     fate: str = "build"  # or: cancelled; vanished, with its build; lost, without one
     result: str = "SUCCESS"
-    log: tuple[str, ...] = ("first\n", "second \u00fc\n", "third\n")
+    log: tuple[bytes, ...] = (b"first\nsec", b"ond \xc3", b"\xbc\n", b"third\n")
+    """In chunks as they are written: a character may be cut in two."""
     number: int = 0
     shown: int = 0
 
@@ -45,6 +48,12 @@ class Controller:
     plans: list[dict[str, Any]] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     broken: int = 0
+    crumbs: dict[str, str] | None = field(default_factory=dict)
+    """Session -> crumb; None: this controller wants none."""
+    forgets: bool = False
+    """A crumb is good once: as if the session ended after each request."""
+    believes: str = ""
+    """The URL that it thinks it has, where a proxy gives it another."""
     lock: Any = field(default_factory=threading.RLock)
     url: str = ""
 
@@ -91,12 +100,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def data(self, value: Any, flavour: str) -> None:
+    def data(self, value: Any, flavour: str, headers: dict[str, str] | None = None) -> None:
         """/api/python has double-quoted strings like JSON, and Python's words."""
         text = json.dumps(value)
         if flavour == "python":
             text = re.sub(r'"(?:[^"\\]|\\.)*"|\btrue\b|\bfalse\b|\bnull\b', lambda m: _WORDS.get(m[0], m[0]), text)
-        self.answer(200, text, {"Content-Type": "application/json" if flavour == "json" else "text/x-python"})
+        kind = "application/json" if flavour == "json" else "text/x-python"
+        self.answer(200, text, {"Content-Type": kind, **(headers or {})})
 
     def route(self, verb: str, body: bytes) -> None:
         state, parts = self.controller, urlsplit(self.path)
@@ -108,10 +118,25 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != expected:
             return self.answer(401 if self.headers.get("Authorization") else 403, "Authentication required")
         path, query = parts.path.rstrip("/"), {name: value[0] for name, value in parse_qs(parts.query).items()}
-        if verb == "POST" and self.headers.get("Jenkins-Crumb") != CRUMB:
-            return self.answer(403, "No valid crumb was included in the request")
+        if not path.startswith(PREFIX):
+            return self.answer(404)
+        path = path.removeprefix(PREFIX)
+        session = SimpleCookie(self.headers.get("Cookie", "")).get("JSESSIONID")
+        if verb == "POST" and state.crumbs is not None:
+            crumb = state.crumbs.get(session.value) if session else None
+            if state.forgets:
+                state.crumbs.clear()
+            if crumb is None or self.headers.get("Jenkins-Crumb") != crumb:
+                return self.answer(403, "No valid crumb was included in the request")
         if match := re.fullmatch(r"/crumbIssuer/api/(json|python)", path):
-            return self.data({"crumb": CRUMB, "crumbRequestField": "Jenkins-Crumb"}, match[1])
+            if state.crumbs is None:
+                return self.answer(404)
+            own = session.value if session else secrets.token_hex(8)
+            state.crumbs[own] = secrets.token_hex(8)
+            value = {"_class": "hudson.security.csrf.DefaultCrumbIssuer", "crumb": state.crumbs[own]}
+            return self.data(
+                {**value, "crumbRequestField": "Jenkins-Crumb"}, match[1], {"Set-Cookie": f"JSESSIONID={own}; Path=/"}
+            )
         if path == "/pipeline-model-converter/validate":
             return self.validate(parse_qs(body.decode()).get("jenkinsfile", [""])[0])
         if match := re.fullmatch(r"/queue/item/(\d+)/api/(json|python)", path):
@@ -176,8 +201,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404)
         if full in state.jobs:
             return self.answer(400, "", {"X-Error": f"A job already exists with the name '{name}'"})
-        ET.fromstring(config)
-        state.jobs[full] = config
+        state.jobs[full] = kept(config)
         return self.answer(200)
 
     def job(self, verb: str, name: str, rest: str, body: bytes) -> None:
@@ -186,9 +210,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404)
         if rest == "/config.xml":
             if verb == "GET":
-                return self.answer(200, state.jobs[name], {"Content-Type": "application/xml"})
-            ET.fromstring(body)
-            state.jobs[name] = body.decode()
+                text = f"<?xml version='1.1' encoding='UTF-8'?>\n{state.jobs[name]}"
+                return self.answer(200, text, {"Content-Type": "application/xml"})
+            state.jobs[name] = kept(body.decode())
             return self.answer(200)
         if match := re.fullmatch(r"/api/(json|python)", rest):
             builds = [
@@ -196,12 +220,13 @@ class Handler(BaseHTTPRequestHandler):
                 for one in state.builds(name)
             ]
             declared = state.parameters(name)
+            wanted = [{"_class": "hudson.model.ParametersDefinitionProperty", "parameterDefinitions": declared}]
             value = {
                 "_class": "org.jenkinsci.plugins.workflow.job.WorkflowJob", "name": name.rpartition("/")[2], "fullName": name,
                 "url": self.job_url(name), "buildable": True, "inQueue": False, "queueItem": None, "color": "blue",
                 "builds": builds, "firstBuild": builds[-1] if builds else None, "lastBuild": builds[0] if builds else None,
-                "property": [{}, {"parameterDefinitions": declared}] if declared else [{}], "description": None,
-                "actions": [{}, {"parameterDefinitions": declared}] if declared else [{}], "nextBuildNumber": len(builds) + 1,
+                "property": [{}, *(wanted if declared else ())], "description": None,
+                "actions": [{}, *(wanted if declared else ())], "nextBuildNumber": len(builds) + 1,
             }  # fmt: skip
             return self.data(value, match[1])
         if rest in ("/build", "/buildWithParameters") and verb == "POST":
@@ -218,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
             }  # others are dropped, without a word
             item = Item(len(state.items) + 1, name, params, **plan)
             state.items[item.id] = item
-            return self.answer(201, "", {"Location": f"{state.url}/queue/item/{item.id}/"})
+            return self.answer(201, "", {"Location": f"{state.believes or state.url}/queue/item/{item.id}/"})
         return self.answer(404)
 
     def build(self, name: str, number: int, rest: str, query: dict[str, str]) -> None:
@@ -227,24 +252,42 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404)
         one.shown = min(one.shown + 1, len(one.log))  # each poll is a step of the build
         if rest == "/logText/progressiveText":
-            data = "".join(one.log[: one.shown]).encode()
-            more = {"X-More-Data": "true"} if one.shown < len(one.log) else {}
+            data = b"".join(one.log[: one.shown])
+            more = {**_TEXT, **({"X-More-Data": "true"} if one.shown < len(one.log) else {})}
             return self.answer(200, data[int(query.get("start", 0)) :], {"X-Text-Size": str(len(data)), **more})
         if rest == "/consoleText":
-            return self.answer(200, "".join(one.log))
+            return self.answer(200, b"".join(one.log), _TEXT)
         if match := re.fullmatch(r"/api/(json|python)", rest):
             building = one.shown < len(one.log)
             value = {
                 "_class": "org.jenkinsci.plugins.workflow.job.WorkflowRun", "number": number, "building": building,
                 "result": None if building else one.result, "url": f"{self.job_url(name)}{number}/", "queueId": one.id,
                 "fullDisplayName": f"{name} #{number}", "displayName": f"#{number}", "description": None, "artifacts": [],
-                "actions": [{"parameters": [{"name": key, "value": value} for key, value in one.params.items()]}],
+                "actions": [{"_class": "hudson.model.ParametersAction", "parameters": [
+                    {"_class": "hudson.model.StringParameterValue", "name": key, "value": value}
+                    for key, value in one.params.items()
+                ]}],
                 "duration": 1, "estimatedDuration": -1, "timestamp": 1700000000000, "builtOn": "", "id": str(number),
             }  # fmt: skip
             return self.data(value, match[1])
         return self.answer(404)
 
 
+def kept(config: str) -> str:
+    """A job's configuration as a controller writes it down: in its own way, with what its plugins add."""
+    root = ET.fromstring(config)
+    root.set("plugin", "workflow-job@1571.vb_423c255d6d9")
+    root.insert(0, ET.Element("actions"))
+    for one in root.iter("definition"):
+        one.set("plugin", "workflow-cps@4151.v5406e29e3c90")
+    for one in root.iter("properties"):
+        one.insert(0, ET.Element("org.jenkinsci.plugins.workflow.job.properties.DisableConcurrentBuildsJobProperty"))
+    ET.SubElement(root, "triggers")
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode")
+
+
+_TEXT = {"Content-Type": "text/plain;charset=UTF-8"}
 _WORDS = {"true": "True", "false": "False", "null": "None"}
 
 
@@ -257,6 +300,6 @@ def serve() -> tuple[Controller, ThreadingHTTPServer]:
     """A controller on a free port of this machine; the caller ends the server."""
     state = Controller()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"controller": state}))
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    state.url = f"http://127.0.0.1:{server.server_address[1]}{PREFIX}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     return state, server

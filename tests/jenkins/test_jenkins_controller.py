@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +15,11 @@ from xml.etree import ElementTree as ET
 
 import controller as stand_in
 import pytest
+import requests
 
+from behaviour import until
 from mlctl.cli import run
+from mlctl_jenkins.pipeline import same
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -54,7 +61,11 @@ def pipeline(tmp_path: Path) -> Path:
 
 def test_validate(jenkins: stand_in.Controller, cli: Cli, pipeline: Path, tmp_path: Path) -> None:
     """A right Jenkinsfile is told; a wrong one is told with the controller's reasons, and exit code 2."""
-    assert cli("validate", pipeline) == (0, f"{pipeline}: valid\n", "")
+    jenkins.forgets = True
+    assert cli("validate", pipeline, pipeline) == (0, f"{pipeline}: valid\n" * 2, "")  # the second with another crumb
+    assert len([line for line in jenkins.seen if "crumbIssuer" in line]) == 2
+    jenkins.crumbs = None
+    assert cli("validate", pipeline)[0] == 0
     wrong = tmp_path / "Wrong"
     wrong.write_text("pipeline { agent any }")
     code, out, err = cli("validate", pipeline, wrong)
@@ -70,6 +81,9 @@ def test_install(jenkins: stand_in.Controller, cli: Cli, pipeline: Path) -> None
     assert cli(*args)[:2] == (0, "TrueNorth: made, with 4 parameters\n")
     assert cli(*args)[:2] == (0, "TrueNorth: unchanged, with 4 parameters\n")
     assert cli(*args, "-p", "extra=1")[:2] == (0, "TrueNorth: changed, with 5 parameters\n")
+    assert cli(*args[:4])[:2] == (0, "TrueNorth: changed, with 0 parameters\n")
+    assert cli(*args, "-p", "extra=1")[:2] == (0, "TrueNorth: changed, with 5 parameters\n")
+    assert cli(*args, "-p", "extra=2")[:2] == (0, "TrueNorth: changed, with 5 parameters\n")
     root = ET.fromstring(jenkins.jobs["TrueNorth"])
     assert root.findtext("definition/script") == pipeline.read_text() and root.findtext("definition/sandbox") == "true"
     found = {one["name"]: one for one in jenkins.parameters("TrueNorth")}
@@ -88,6 +102,35 @@ def test_install(jenkins: stand_in.Controller, cli: Cli, pipeline: Path) -> None
     assert "x" not in jenkins.jobs
 
 
+def test_job_builder_agrees(cli: Cli, pipeline: Path, tmp_path: Path) -> None:
+    """What is sent is what jenkins-job-builder writes for the same pipeline, but for a flag that it leaves out."""
+    code, ours, _ = cli(
+        "install", "x", "-f", pipeline, "-j", pipeline.with_name("job.yaml"), "--dry-run", "--url", "http://x"
+    )
+    script = pipeline.read_text().replace("{", "{{").replace("}", "}}")
+    kinds = (
+        ("string", {"name": "lr", "default": "0.1", "description": "number", "trim": False}),
+        ("string", {"name": "name", "default": "", "description": "Which one.", "trim": False}),
+        ("bool", {"name": "fast", "default": True, "description": "boolean"}),
+        ("choice", {"name": "mode", "choices": ["b", "a"], "description": "string"}),
+    )
+    job = {
+        "name": "x",
+        "project-type": "pipeline",
+        "sandbox": True,
+        "dsl": script,
+        "parameters": [{k: v} for k, v in kinds],
+    }
+    (tmp_path / "builder.yaml").write_text(json.dumps([{"job": job}]))
+    builder = Path(sys.executable).with_name("jenkins-jobs")
+    theirs = subprocess.run(
+        [builder, "test", tmp_path / "builder.yaml"], capture_output=True, text=True, check=True
+    ).stdout
+    ours = re.sub("<disabled>.*?</disabled>|<description>Installed.*?</description>", "", ours)
+    assert code == 0 and same(ours, theirs), theirs
+    assert not same(ours.replace("0.1", "0.2"), theirs) and not same(ours.replace("CpsFlow", "CpsScmFlow"), theirs)
+
+
 @pytest.fixture
 def installed(jenkins: stand_in.Controller, cli: Cli, pipeline: Path) -> stand_in.Controller:
     jenkins.folders.add("None")  # names that a client which replaces Python's words in the text would spoil
@@ -101,6 +144,12 @@ def test_trigger(installed: stand_in.Controller, cli: Cli) -> None:
     assert (code, out) == (0, "first\nsecond ü\nthird\n")
     assert "None/TrueNorth: SUCCESS" in err
     assert installed.items[1].params == {"lr": "0.2 & more=1", "name": "", "fast": "false", "mode": "b"}
+
+
+def test_trigger_through_a_proxy(installed: stand_in.Controller, cli: Cli) -> None:
+    """A controller that takes its URL for another than ours is asked at ours."""
+    installed.believes = "http://127.0.0.1:9/elsewhere"
+    assert cli("trigger", "None/TrueNorth")[:2] == (0, "first\nsecond ü\nthird\n")
 
 
 @pytest.mark.parametrize(("result", "code"), [("UNSTABLE", 3), ("FAILURE", 1), ("ABORTED", 130), ("NOT_BUILT", 1)])
@@ -128,12 +177,12 @@ def test_trigger_lost(installed: stand_in.Controller, cli: Cli, monkeypatch: pyt
 
 def test_trigger_is_bounded(installed: stand_in.Controller, cli: Cli) -> None:
     """The wait has an end, in the queue and in the build; what was started goes on."""
-    installed.plans += [{"waits": 10_000}, {"log": ("x\n",) * 10_000}]
+    installed.plans += [{"waits": 10_000}, {"log": (b"x\n",) * 10_000}]
     for _ in range(2):
         before = time.monotonic()
         code, _, err = cli("trigger", "None/TrueNorth", "--timeout", "1s", "--quiet")
         assert code == 75 and "not over in time; it goes on" in err
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 60
 
 
 def test_trigger_survives_a_hiccup(installed: stand_in.Controller, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,34 +222,65 @@ def test_refusals(installed: stand_in.Controller, cli: Cli, pipeline: Path, monk
 
 
 def test_three_clients_agree(installed: stand_in.Controller, cli: Cli) -> None:
-    """The stand-in is what jenkinsapi, python-jenkins and api4jenkins take for a controller."""
+    """The stand-in is what jenkinsapi, python-jenkins and api4jenkins take for a controller: builds with parameters, logs
+    in chunks, items that wait, are cancelled or vanish."""
     from api4jenkins import Jenkins as Api4
     from jenkinsapi.jenkins import Jenkins as JenkinsApi
 
     from jenkins import Jenkins as PythonJenkins
+    from jenkins import JenkinsException
 
     installed.jobs["plain"] = installed.jobs["None/TrueNorth"]
     user = (installed.url, stand_in.USER, stand_in.TOKEN)
+    log = "first\nsecond ü\nthird\n"
 
     one = JenkinsApi(*user)
     item = one.jobs["plain"].invoke(build_params={"lr": "0.3"})
     item.block_until_building(delay=0.01)
-    assert (item.get_build_number(), installed.items[1].params["lr"]) == (1, "0.3")
+    build = item.get_build()
+    build.block_until_complete(delay=0.01)
+    build.poll()
+    assert (item.get_build_number(), build.get_params()["lr"], build.get_status()) == (1, "0.3", "SUCCESS")
+    assert build.get_console() == log and one.jobs["plain"].get_params_list() == ["lr", "name", "fast", "mode"]
 
     two = PythonJenkins(*user)
     queued = two.build_job("plain", {"lr": "0.4"})
-    while "executable" not in (found := two.get_queue_item(queued)):
-        pass
-    number = found["executable"]["number"]
+    number = until(lambda: two.get_queue_item(queued).get("executable"), "the build")["number"]
     assert (number, installed.items[queued].params["lr"]) == (2, "0.4")
-    assert two.get_build_console_output("plain", number) == "first\nsecond ü\nthird\n"
-    assert two.get_job_info("plain")["property"][1]["parameterDefinitions"][0]["name"] == "lr"
+    assert two.get_build_console_output("plain", number) == log
+    [declared] = [one for one in two.get_job_info("plain")["property"] if one]
+    assert [one["name"] for one in declared["parameterDefinitions"]] == ["lr", "name", "fast", "mode"]
+    assert "CpsFlowDefinition" in two.get_job_config("plain")
+    installed.plans += [{"fate": "cancelled"}, {"fate": "lost"}]
+    queued = two.build_job("plain", {"lr": "1"})
+    until(lambda: two.get_queue_item(queued)["cancelled"], "the cancel")
+    lost = two.build_job("plain", {"lr": "1"})
+    assert two.get_queue_item(lost)["why"]
+    with pytest.raises(JenkinsException, match="does not exist"):
+        two.get_queue_item(lost)
 
+    installed.plans.append(
+        {"log": tuple(f"{line}\n".encode() for line in log.splitlines())}
+    )  # it can't join a cut character
     three = Api4(installed.url, auth=user[1:])
     item4 = three.build_job("plain", lr="0.5")
-    while not (build := item4.get_build()):
-        pass
-    assert list(build.progressive_output()) and build.result == "SUCCESS"
-    assert installed.items[3].params["lr"] == "0.5"
+    build4 = until(item4.get_build, "the build")
+    assert "".join(f"{line}\n" for line in build4.progressive_output()) == log and build4.result == "SUCCESS"
+    assert installed.items[item4.id].params["lr"] == "0.5"
+    installed.plans += [{"fate": "lost", "waits": 0}]
+    assert not three.build_job("plain", lr="1").exists()
     for session in (one.requester.session, two._session, three.http_client):
         session.close()
+
+
+def test_both_flavours_say_the_same(installed: stand_in.Controller, cli: Cli) -> None:
+    """/api/python in Python's literals is /api/json, of names that are words of Python, too."""
+    assert cli("trigger", "None/TrueNorth", "--quiet")[0] == 0
+    session = requests.Session()
+    session.auth = (stand_in.USER, stand_in.TOKEN)
+    with session:
+        for path in ("", "/job/None/job/TrueNorth", "/job/None/job/TrueNorth/1", "/queue/item/1", "/crumbIssuer"):
+            answers = [session.get(f"{installed.url}{path}/api/{flavour}").text for flavour in ("json", "python")]
+            if path == "/crumbIssuer":  # another for every request
+                answers = [re.sub(r"\b[0-9a-f]{16}\b", "", answer) for answer in answers]
+            assert json.loads(answers[0]) == ast.literal_eval(answers[1]), path

@@ -15,6 +15,8 @@ from urllib.parse import quote, urlencode
 
 from mlctl.errors import InvalidConfig, MlctlError, RunNotFound, Unauthorized, Unavailable, one_line
 
+from .pipeline import same
+
 __all__ = ["Controller", "path_of"]
 
 _ERRORS: Mapping[int, type[MlctlError]] = {400: InvalidConfig, 401: Unauthorized, 403: Unauthorized, 404: RunNotFound}
@@ -100,7 +102,7 @@ class Controller:
     def install(self, name: str, config: str) -> str:
         """Makes the job, or replaces its configuration; `made`, `changed` or `unchanged`. Its folder must be there."""
         if self.exists(name):
-            if _same(self._get(f"{path_of(name)}/config.xml").text, config):
+            if same(config, self._get(f"{path_of(name)}/config.xml").text):
                 return "unchanged"
             self._post(f"{path_of(name)}/config.xml", config, "text/xml; charset=utf-8")
             return "changed"
@@ -143,10 +145,10 @@ class Controller:
         number = next((one["number"] for one in builds if one.get("queueId") == wanted), None)
         return None if number is None else f"{path_of(name)}/{number}"
 
-    def log(self, build: str, start: int) -> tuple[str, int]:
-        """What a build's log has from byte `start` on, and where it ends now."""
+    def log(self, build: str, start: int) -> tuple[bytes, int]:
+        """What a build's log has from byte `start` on, which may begin or end within a character, and where it ends now."""
         answer = self._get(f"{build}/logText/progressiveText?start={start}")
-        return answer.content.decode("utf-8", "replace"), int(answer.headers.get("X-Text-Size", start))
+        return answer.content, int(answer.headers.get("X-Text-Size", start))
 
 
 def path_of(name: str) -> str:
@@ -159,8 +161,3 @@ def _checked(answer: Any, where: str, allowed: tuple[int, ...]) -> Any:
         said = answer.headers.get("X-Error") or answer.reason or ""
         raise _ERRORS.get(answer.status_code, Unavailable)(f"{where}: {answer.status_code} {said}")
     return answer
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two configurations are one, as far as the texts that we write go."""
-    return " ".join(one.split()) == " ".join(other.split())

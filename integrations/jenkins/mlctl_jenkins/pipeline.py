@@ -6,18 +6,20 @@ Jenkins drops a parameter that a job doesn't declare, without a word; so each pa
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET  # written, never read
+from xml.etree import ElementTree as ET  # what is read comes from the controller, which may do worse
 
 from mlctl import api
 from mlctl.errors import InvalidConfig
 from mlctl.job import Param
 
-__all__ = ["config", "pairs", "parameters"]
+__all__ = ["config", "pairs", "parameters", "same"]
 
 _CLASS = "hudson.model.{}ParameterDefinition"
+_PARAMETERS = "properties/hudson.model.ParametersDefinitionProperty/parameterDefinitions"
 
 
 def pairs(given: Sequence[str], option: str) -> dict[str, str]:
@@ -62,6 +64,29 @@ def config(script: str, declared: dict[str, Param]) -> str:
     ET.SubElement(definition, "sandbox").text = "true"
     ET.SubElement(root, "disabled").text = "false"
     return ET.tostring(root, encoding="unicode", xml_declaration=False)
+
+
+def same(ours: str, theirs: str) -> bool:
+    """Whether a controller's configuration says what ours does, with the same parameters.
+
+    A controller writes it in its own way: with the versions of plugins, elements of its own, and XML 1.1.
+    """
+    try:
+        one, other = (ET.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", text)) for text in (ours, theirs))  # noqa: S314
+    except ET.ParseError:  # it holds what XML 1.0 can't: none of ours
+        return False
+    counts = [len(found) if (found := root.find(_PARAMETERS)) is not None else 0 for root in (one, other)]
+    return counts[0] == counts[1] and _within(one, other)
+
+
+def _within(one: ET.Element, other: ET.Element) -> bool:
+    """Whether all that `one` has is in `other`: text, class, elements; those of one name in their order."""
+    if one.tag != other.tag or one.get("class") != other.get("class"):
+        return False
+    if not len(one):
+        return (one.text or "") == (other.text or "")
+    left = {mine.tag: iter(other.findall(mine.tag)) for mine in one}
+    return all(any(_within(mine, its) for its in left[mine.tag]) for mine in one)
 
 
 def _definition(above: ET.Element, name: str, param: Param) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -77,13 +78,13 @@ def _found(controller: Controller, name: str, queued: str, deadline: float) -> s
 
 
 def _ended(controller: Controller, build: str, deadline: float, quiet: bool) -> str:
-    at = 0
+    at, decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")
     for _ in _rounds(deadline, f"{controller.url}/{build}/"):
         try:
-            state = controller.json(build)
+            state = controller.json(build, "building,result")
             if not quiet:
-                text, at = controller.log(build, at)
-                sys.stdout.write(text)
+                lines, at = controller.log(build, at)
+                sys.stdout.write(decoder.decode(lines))
                 sys.stdout.flush()
             if state.get("result") and not state.get("building"):
                 return str(state["result"])
