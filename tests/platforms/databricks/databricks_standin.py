@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
+import enum
 import http.client
-import inspect
 import json
 import os
 import re
@@ -23,13 +24,14 @@ import subprocess
 import sys
 import threading
 import time
+import typing
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from databricks.sdk.service import compute, jobs
+from databricks.sdk.service import jobs
 
 HERE = Path(__file__).parent
 TOKEN, JOB_TOKEN, USER = "dapi-test", "dapi-of-the-job", "ml@example.com"
@@ -44,72 +46,71 @@ class Refused(Exception):
 
 
 def checked(body: Mapping[str, Any]) -> None:
-    """Refuses what the SDK's classes don't know, and what is missing."""
-    known = set(inspect.signature(jobs.JobsAPI.submit).parameters) - {"self"}
-    if unknown := body.keys() - known:
-        raise Refused(400, "INVALID_PARAMETER_VALUE", f"unknown field {min(unknown)}")
-    if not body.get("tasks"):
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "tasks is required")
-    if not isinstance(body.get("run_name"), str) or not isinstance(body.get("idempotency_token"), str):
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "run_name and idempotency_token are expected to be strings")
+    """Refuses what the SDK's own classes don't have, what is of another type, what is missing, and what is too long."""
+    kinds = typing.get_type_hints(jobs.JobsAPI.submit)
+    for name, value in body.items():
+        if name not in kinds:
+            raise _wrong(name, value, f"one of {', '.join(sorted(kinds))}")
+        _check(kinds[name], value, name)
+    for name in ("run_name", "idempotency_token", "tasks"):
+        if not body.get(name):
+            raise _wrong(name, body.get(name), "a value")
     if len(body["idempotency_token"]) > 64:
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "idempotency_token has at most 64 characters")
-    if "timeout_seconds" in body and type(body["timeout_seconds"]) is not int:
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "timeout_seconds is expected to be a number")
-    if not isinstance(body.get("queue"), dict) or body["queue"] != _again(jobs.QueueSettings, body["queue"]):
-        raise Refused(400, "INVALID_PARAMETER_VALUE", f"queue: got {body.get('queue')}")
-    if type(body["queue"].get("enabled")) is not bool:
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "queue.enabled is expected to be true or false")
-    keys = set()
-    for each in body.get("environments") or []:
-        if each != _again(jobs.JobEnvironment, each):
-            raise Refused(400, "INVALID_PARAMETER_VALUE", f"environments: got {each}")
-        spec = each["spec"]
+        raise _wrong("idempotency_token", body["idempotency_token"], "64 characters at most")
+    environments = {each["environment_key"]: each.get("spec") or {} for each in body.get("environments") or []}
+    for name, spec in environments.items():
         if spec.get("environment_version") not in ("1", "2", "3", "4", "5"):
-            raise Refused(400, "INVALID_PARAMETER_VALUE", f"environment_version: got {spec.get('environment_version')}")
-        if not all(isinstance(line, str) and line for line in spec.get("dependencies", [])):
-            raise Refused(400, "INVALID_PARAMETER_VALUE", "dependencies are expected to be strings")
-        keys.add(each["environment_key"])
+            raise _wrong(f"environments.{name}", spec, "an environment_version that there is")
     for task in body["tasks"]:
-        _check_task(task, keys)
+        if not re.fullmatch(r"[\w-]{1,100}", task["task_key"]):
+            raise _wrong("task_key", task["task_key"], "up to 100 letters, digits, - and _")
+        if len(task.get("description", "")) > 1000:
+            raise _wrong("description", task["description"], "1000 characters at most")
+        python = task.get("spark_python_task") or {}
+        if not re.match(r"/(Volumes|Workspace)/", str(python.get("python_file"))):
+            raise _wrong("python_file", python.get("python_file"), "a path of the workspace or of a Volume")
+        if len(json.dumps(python.get("parameters"))) > 10_000:
+            raise _wrong("parameters", python["parameters"], "10,000 bytes at most")
+        if sum(bool(task.get(name)) for name in ("environment_key", "existing_cluster_id", "new_cluster")) != 1:
+            raise _wrong("tasks", task, "one of environment_key, existing_cluster_id, new_cluster")
+        if task.get("environment_key", "") not in {*environments, ""}:
+            raise _wrong("environment_key", task["environment_key"], "the key of an environment")
+        if "environments" in body and "environment_key" not in task:
+            raise _wrong("environments", environments, "a task that uses them")
+        if "new_cluster" in task and not task["new_cluster"].get("spark_version"):
+            raise _wrong("new_cluster", task["new_cluster"], "a spark_version")
 
 
-def _again(kind: Any, data: Any) -> Any:
-    """What the SDK's class makes of `data` and back: the same, unless something in it is unknown or of another type."""
-    try:
-        return json.loads(json.dumps(kind.from_dict(data).as_dict()))
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return None
+def _wrong(where: str, got: Any, expected: str) -> Refused:
+    return Refused(400, "INVALID_PARAMETER_VALUE", f"{where}: got {json.dumps(got)[:100]}, expected {expected}")
 
 
-def _check_task(task: Mapping[str, Any], environments: set[str]) -> None:
-    if task != _again(jobs.SubmitTask, task):
-        raise Refused(400, "MALFORMED_REQUEST", f"no task as the API knows it: {json.dumps(task)[:200]}")
-    if not re.fullmatch(r"[\w-]{1,100}", task["task_key"]):
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "task_key has up to 100 letters, digits, - and _")
-    if not isinstance(task.get("description", ""), str) or len(task.get("description", "")) > 1000:
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "description has at most 1000 characters")
-    if "max_retries" in task and type(task["max_retries"]) is not int:
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "max_retries is expected to be a number")
-    python = task.get("spark_python_task") or {}
-    if not re.match(r"/(Volumes|Workspace)/", str(python.get("python_file"))):
-        raise Refused(400, "INVALID_PARAMETER_VALUE", f"python_file: got {python.get('python_file')}")
-    parameters = python.get("parameters")
-    if not isinstance(parameters, list) or not all(isinstance(each, str) for each in parameters):
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "parameters are expected to be strings")
-    if len(json.dumps(parameters)) > 10_000:
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "parameters have at most 10,000 bytes")
-    if sum(bool(task.get(name)) for name in ("environment_key", "existing_cluster_id", "new_cluster")) != 1:
-        raise Refused(
-            400, "INVALID_PARAMETER_VALUE", "a task has one of environment_key, existing_cluster_id, new_cluster"
-        )
-    if "environment_key" in task and task["environment_key"] not in environments:
-        raise Refused(400, "INVALID_PARAMETER_VALUE", f"no environment '{task['environment_key']}'")
-    for library in task.get("libraries") or []:
-        if library != _again(compute.Library, library):
-            raise Refused(400, "INVALID_PARAMETER_VALUE", f"libraries: got {library}")
-    if "new_cluster" in task and not task["new_cluster"].get("spark_version"):
-        raise Refused(400, "INVALID_PARAMETER_VALUE", "new_cluster.spark_version is required")
+def _check(kind: Any, value: Any, where: str) -> None:
+    """Refuses a value that is not as the SDK's annotation says, all the way down."""
+    origin, inside = typing.get_origin(kind), [each for each in typing.get_args(kind) if each is not type(None)]
+    if origin is typing.Union:
+        _check(inside[0], value, where)
+    elif origin is list:
+        if not isinstance(value, list):
+            raise _wrong(where, value, "a list")
+        for each in value:
+            _check(inside[0], each, where)
+    elif origin is dict or dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise _wrong(where, value, "a mapping")
+        fields = dict.fromkeys(value, inside[1]) if origin is dict else typing.get_type_hints(kind)
+        for name, each in value.items():
+            if name not in fields:
+                raise _wrong(f"{where}.{name}", each, f"one of {', '.join(sorted(fields))}")
+            _check(fields[name], each, f"{where}.{name}")
+        for field in () if origin is dict else dataclasses.fields(kind):
+            if field.default is dataclasses.MISSING and field.name not in value:
+                raise _wrong(f"{where}.{field.name}", None, "a value")
+    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
+        if value not in [each.value for each in kind]:
+            raise _wrong(where, value, f"one of {[each.value for each in kind]}")
+    elif kind is not Any and type(value) is not kind:
+        raise _wrong(where, value, f"a {kind.__name__}")
 
 
 class Standin:

@@ -193,11 +193,16 @@ class Databricks(Base):
         status = states.status_of(record)
         if not states.failed_by_itself(status):
             return status
+        at, _ = self._place(run)
         try:
-            end = json.loads(self._workspace.read(f"{self._place(run)[0]}/exit.json"))
+            end = json.loads(self._workspace.read(f"{at}/exit.json"))
             code, reason = int(end["code"]), Reason(end["reason"])
-        except (Missing, ValueError, KeyError, TypeError):  # it failed before the job began
-            return status
+        except (Missing, ValueError, KeyError, TypeError):
+            try:
+                self._workspace.read(f"{at}/started")
+            except Missing:  # it failed before the job began
+                return status
+            return replace(status, reason=Reason.INFRA, message=f"the job was killed from outside: {status.message}")
         text = "timed out" if reason is Reason.TIMEOUT else f"exit code {code}"
         return replace(status, reason=reason, exit_code=code, message=text)
 
@@ -208,7 +213,9 @@ class Databricks(Base):
         try:
             token = ""
             while len(left) > 1:
-                page = self._workspace.call("GET", "runs/list", active_only="true", limit=PAGE, page_token=token or None)
+                page = self._workspace.call(
+                    "GET", "runs/list", active_only="true", limit=PAGE, page_token=token or None
+                )
                 before = len(left)
                 for record in page.get("runs") or []:
                     own = (self._workspace.account, str(record.get("run_id")), str(record.get("run_name")))

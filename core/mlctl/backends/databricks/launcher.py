@@ -265,6 +265,7 @@ def main(path: str, run_id: str) -> int:
     with open(path, encoding="utf-8") as stream:
         spec = json.load(stream)
     at, log = spec["at"], Log(spec["at"] + "/log", [])
+    publish(at + "/started", run_id)
     try:
         try:
             env, hidden = prepare(spec, run_id)
@@ -283,9 +284,13 @@ def main(path: str, run_id: str) -> int:
                 if line.strip() and line.strip() not in log.metrics:
                     log.line(f"{METRIC}{line.strip()}\n")
             publish(at + "/metrics.jsonl", lines)
-        for each in spec["outputs"]:
-            if os.path.exists(each["from"]):
-                copy(each["from"], each["to"])
+        try:
+            for each in spec["outputs"]:
+                if os.path.exists(each["from"]):
+                    copy(each["from"], each["to"])
+        except OSError as error:
+            log.line(f"mlctl: outputs can't be written: {error}\n")
+            code, reason = 74, "infra"
         log.flush(last=True)
         publish(at + "/exit.json", json.dumps({"code": code, "reason": reason}))
         return code

@@ -101,7 +101,9 @@ def spec(job: Job, facts: Facts, name: str, settings: Settings) -> dict[str, Any
     for word in (*argv, *env.values()):
         if "\0" in word:
             raise job.fail(("command",), "a null byte can't be passed to a process")
-    if spark and (argv[0] not in ("python", "python3") or len(argv) < 2 or (argv[1].startswith("-") and argv[1] != "-m")):
+    if spark and (
+        argv[0] not in ("python", "python3") or len(argv) < 2 or (argv[1].startswith("-") and argv[1] != "-m")
+    ):
         text = "with Spark the program runs where the session is: expected python FILE ... or python -m MODULE ..."
         raise job.fail(("command",), text)
     return {

@@ -1,0 +1,51 @@
+"""How the tests make the backend, break the stand-in, and look at it by other means than the backend."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from databricks_standin import VOLUME, Standin
+
+from mlctl import backend
+from mlctl.backend import Backend, Settings
+from mlctl.runs import Run
+from mlctl.testing import Harness, Native
+
+_numbers = itertools.count()
+
+
+class DatabricksHarness(Harness):
+    """Looks at the stand-in's own records and at /proc."""
+
+    patience = 120.0
+    faults = frozenset({"throttled", "forbidden", "lost_response"})
+    samples: ClassVar = {"outputs.uri": {"outputs": {"model": {"uri": f"{VOLUME}/models"}}}}
+
+    def __init__(self, standin: Standin, home: Path, **values: object) -> None:
+        home.mkdir()
+        self.standin, self.home = standin, home
+        root = f"{VOLUME}/test-{next(_numbers)}"
+        self.values = {"root": root, "host": standin.url, "secrets": {"TOKEN": "dbx-secret:ml/token"}, **values}
+
+    def make(self) -> Backend:
+        made = backend.load("databricks", Settings("dbx", self.values, self.home))
+        made.interval = 0.2
+        return made
+
+    def native(self, run: Run) -> Native:
+        count = sum(each["run_name"] == run.name for each in self.standin.runs.values())
+        mark = f"MLCTL_RUN={run}".encode()
+        return Native(count, any(mark in environ.split(b"\0") for environ in _environments()))
+
+    def inject(self, fault: str) -> contextlib.AbstractContextManager[None]:
+        return self.standin.broken(fault)
+
+
+def _environments() -> Iterator[bytes]:
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes()

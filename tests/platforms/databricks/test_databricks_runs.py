@@ -1,0 +1,384 @@
+"""Runs on the stand-in: what the contract doesn't ask for, and what goes wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from databricks.sdk import WorkspaceClient
+from databricks_harness import DatabricksHarness
+from databricks_standin import TOKEN, VOLUME, Standin
+
+from mlctl import jobfile, lifecycle, watch
+from mlctl.backend import Backend
+from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable
+from mlctl.job import Job
+from mlctl.policy import admit
+from mlctl.runs import Key, Reason, Run, State, Status
+from mlctl.stage import stage
+
+PATIENCE = 120.0
+
+
+@pytest.fixture
+def made(harness: DatabricksHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    monkeypatch.chdir(tmp_path)
+    return harness.make()
+
+
+def job_of(command: Any = ("echo", "hi"), **fields: Any) -> Job:
+    return jobfile.load({"kind": "process", "name": "runs", "command": command, **fields})
+
+
+def execution(made: Backend, job: Job, key: Key | None = None) -> lifecycle.Execution:
+    return lifecycle.Execution(job, made, made.settings, key or Key(f"k{time.time_ns()}", "runs"))  # type: ignore[attr-defined]
+
+
+def started(made: Backend, job: Job) -> Run:
+    return execution(made, job).start().run
+
+
+def ended(made: Backend, run: Run) -> Status:
+    status = watch.until_done(made, run, PATIENCE)
+    assert status is not None, f"{run} did not end"
+    return status
+
+
+def log_of(made: Backend, run: Run) -> list[str]:
+    return [line for logs in lifecycle.lines(made, run) for line in logs.lines]
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
+        time.sleep(0.05)
+
+
+def state_of(made: Backend, run: Run) -> State:
+    status = made.status([run])[run]
+    assert isinstance(status, Status), status
+    return status.state
+
+
+# the life of a run
+
+
+@pytest.mark.parametrize(("hold", "state"), [("QUEUED", State.QUEUED), ("PENDING", State.STARTING)])
+def test_waiting_run_is_seen_and_cancelled(made: Backend, standin: Standin, hold: str, state: State) -> None:
+    with standin.broken(hold=hold):
+        run = started(made, job_of())
+        until(lambda: state_of(made, run) is state, hold)
+        made.cancel(run)
+        assert ended(made, run).reason is Reason.CANCELLED
+    assert log_of(made, run) == ["Run cancelled."]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("CLOUD_FAILURE", Reason.INFRA),
+        ("WORKSPACE_RUN_LIMIT_EXCEEDED", Reason.QUOTA),
+        ("INVALID_CLUSTER_REQUEST", Reason.ERROR),
+    ],
+)
+def test_end_before_the_job_began(made: Backend, standin: Standin, code: str, reason: Reason) -> None:
+    with standin.broken(f"end:{code}"):
+        run = started(made, job_of())
+        status = ended(made, run)
+    assert (status.reason, status.exit_code) == (reason, None)
+    assert code in status.message
+    assert log_of(made, run) == ["as the test asked"]
+
+
+def test_log_is_live_and_parts_follow_each_other(made: Backend, standin: Standin) -> None:
+    run = started(
+        made, job_of({"shell": "echo up; i=0; while [ $i -lt 600 ]; do sleep 0.1; echo tick; i=$((i+1)); done"})
+    )
+    until(lambda: bool(made.logs(run).lines), "the first lines, while it runs")
+    assert state_of(made, run) is State.RUNNING
+    first = made.logs(run)
+    assert first.lines[0] == "up"
+    until(lambda: bool(made.logs(run, first.cursor).lines), "the next lines")
+    assert "up" not in made.logs(run, first.cursor).lines
+    lifecycle.cancel(made, run, PATIENCE)
+
+
+def test_secret_is_hidden_in_the_log(made: Backend) -> None:
+    run = started(made, job_of({"shell": 'echo "it is $TOKEN"'}, secrets=["TOKEN"]))
+    ended(made, run)
+    assert log_of(made, run) == ["it is [secret]"]
+
+
+def test_missing_secret_is_named(harness: DatabricksHarness, made: Backend) -> None:
+    harness.values["secrets"] = {"TOKEN": "dbx-secret:ml/nobody"}
+    run = started(harness.make(), job_of(secrets=["TOKEN"]))
+    assert ended(made, run).reason is Reason.ERROR
+    assert "secrets.TOKEN: can't read nobody of the scope ml" in log_of(made, run)[0]
+
+
+def test_wrong_python_is_said(made: Backend) -> None:
+    other = "3.10" if sys.version_info[:2] == (3, 12) else "3.12"  # the stand-in has ours, whatever the environment
+    run = started(made, job_of(python=other))
+    assert ended(made, run).exit_code == 1
+    assert f"python: the job asks for {other}" in log_of(made, run)[0]
+
+
+def test_program_that_is_not_there(made: Backend) -> None:
+    run = started(made, job_of(["no-such-program"]))
+    assert ended(made, run).exit_code == 127
+
+
+def test_requirements_that_cannot_be_installed(made: Backend) -> None:
+    run = started(made, job_of(requirements=["nothing @ http://127.0.0.1:9/nothing-1-py3-none-any.whl"]))
+    status = ended(made, run)
+    assert status.reason is Reason.IMAGE
+    assert any("can't be installed" in line for line in log_of(made, run))
+
+
+def test_launcher_that_is_killed_is_no_fault_of_the_job(
+    made: Backend, standin: Standin, harness: DatabricksHarness
+) -> None:
+    run = started(made, job_of({"shell": "echo up; sleep 600"}))
+    until(lambda: bool(made.logs(run).lines), "the job is up")
+    pid = standin.nodes / f"{run.scope.rpartition('/')[2]}.pid"
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    status = ended(made, run)
+    assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.INFRA, None)
+    until(lambda: not harness.native(run).alive, "the job ends with its launcher")
+
+
+def test_outputs_that_cannot_be_written(made: Backend, standin: Standin) -> None:
+    script = 'echo a > "$MLCTL_OUTPUT_A/a"; sleep 1'
+    place = f"{VOLUME}/blocked-{time.time_ns()}"
+    standin.disk(place).write_text("a file where a folder should be")
+    run = started(made, job_of({"shell": script}, outputs={"a": {"uri": place}}))
+    status = ended(made, run)
+    assert (status.reason, status.exit_code) == (Reason.INFRA, 74)
+    assert "outputs can't be written" in log_of(made, run)[-1]
+
+
+def test_inputs_outputs_and_metrics_in_every_mode(made: Backend, standin: Standin, tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "x.txt").write_text("one")
+    (tmp_path / "y.txt").write_text("two")
+    standin.disk(f"{VOLUME}/shared").mkdir(exist_ok=True)
+    standin.disk(f"{VOLUME}/shared/z.txt").write_text("three")
+    script = (
+        'cat "$MLCTL_INPUT_FOLDER/x.txt" "$MLCTL_INPUT_COPIED" "$MLCTL_INPUT_VOLUME" > "$MLCTL_OUTPUT_A/all"; '
+        'mkdir "$MLCTL_OUTPUT_A/deep"; echo b > "$MLCTL_OUTPUT_B/b"; echo up > "$MLCTL_OUTPUT_A/deep/a"; '
+        'echo \'{"name": "loss", "value": 0.5}\' > "$MLCTL_METRICS_FILE"; echo "$MLCTL_RUN"; echo x > "$MLCTL_CHECKPOINT_DIR/c"'
+    )
+    inputs = {
+        "folder": str(tmp_path / "a b"),
+        "copied": {"uri": str(tmp_path / "y.txt"), "mode": "download"},
+        "volume": f"{VOLUME}/shared/z.txt",
+    }
+    outputs = {"a": {}, "b": {"mode": "mount", "uri": f"{VOLUME}/shared/models"}}
+    run = started(made, job_of({"shell": script}, inputs=inputs, outputs=outputs))
+    assert ended(made, run).state is State.SUCCEEDED, log_of(made, run)
+    result = made.result(run)
+    assert standin.disk(f"{result.outputs['a']}/all").read_text() == "onetwothree"
+    assert standin.disk(f"{result.outputs['a']}/deep/a").read_text() == "up\n"
+    assert result.outputs["b"].startswith(f"{VOLUME}/shared/models/{run.name}")
+    assert standin.disk(f"{result.outputs['b']}/b").read_text() == "b\n"
+    assert log_of(made, run) == [str(run), 'mlctl.metric {"name": "loss", "value": 0.5}']
+    assert not Path(f"/tmp/mlctl-{run.name}").exists()
+
+
+def test_spark_program_runs_in_the_process_that_has_the_session(made: Backend, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "helper.py").write_text("WORD = 'helped'\n")
+    (code / "main.py").write_text(
+        "import os, sys, helper\nprint(helper.WORD, sys.argv[1:], os.environ['MLCTL_RUN'][:10])\n"
+        "frames = []\nframe = sys._getframe()\nwhile frame: frames.append(frame.f_code.co_name); frame = frame.f_back\n"
+        "print('run_here' in frames)\nsys.exit(4)\n"
+    )
+    spark = {"platforms": {"databricks": {"spark": True}}, "code": str(code)}
+    run = started(made, job_of("python main.py --x 1", **spark))
+    status = ended(made, run)
+    assert (status.reason, status.exit_code) == (Reason.ERROR, 4)
+    assert log_of(made, run) == ["helped ['--x', '1'] databricks", "True"]
+
+
+# never twice
+
+
+def test_who_died_before_noting_the_run_is_followed(
+    made: Backend, standin: Standin, harness: DatabricksHarness
+) -> None:
+    key, job = Key(f"k{time.time_ns()}", "runs"), job_of({"shell": "sleep 600"})
+    run = execution(made, job, key).start().run
+    root, stem = str(harness.values["root"]), run.name.rpartition("-")[0]
+    for note in standin.disk(f"{root}/runs/{stem}").glob("*.*"):
+        note.unlink()
+    assert made.find(key) == []
+    again = execution(harness.make(), job, key).start()
+    assert (again.run, again.made) == (run, False)
+    assert harness.native(run).count == 1
+    lifecycle.cancel(made, run, PATIENCE)
+
+
+def test_ten_submits_at_once_make_one_run(made: Backend, harness: DatabricksHarness) -> None:
+    key, job = Key(f"k{time.time_ns()}", "runs"), job_of({"shell": "sleep 600"})
+    outcomes: list[lifecycle.Outcome] = []
+    backends = [harness.make() for _ in range(10)]
+    threads = [threading.Thread(target=lambda b=b: outcomes.append(execution(b, job, key).start())) for b in backends]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(outcomes) == 10
+    assert len({outcome.run for outcome in outcomes}) == 1
+    assert sum(outcome.made for outcome in outcomes) == 1
+    assert harness.native(outcomes[0].run).count == 1
+    lifecycle.cancel(made, outcomes[0].run, PATIENCE)
+
+
+def test_job_of_a_run_is_never_rewritten(made: Backend, standin: Standin, harness: DatabricksHarness) -> None:
+    """A second submit of the same name with another job leaves what the first reads as it was."""
+    key = Key(f"k{time.time_ns()}", "runs")
+    first = execution(made, job_of(["echo", "first"]), key)
+    run = first.start().run
+    other = execution(made, job_of(["echo", "other"]), key)
+    job, facts, stamp = other.prepare()
+    plan = made.plan(job, facts, run.name)
+    stage(made.put, plan.uploads)
+    with pytest.raises(RunExists):
+        made.submit(admit(job, plan), stamp)
+    assert ended(made, run).state is State.SUCCEEDED
+    assert log_of(made, run) == ["first"]
+    assert harness.native(run).count == 1
+
+
+# faults
+
+
+def test_deleted_run_is_not_found_and_its_key_says_so(made: Backend, standin: Standin) -> None:
+    key = Key(f"k{time.time_ns()}", "runs")
+    run = execution(made, job_of(), key).start().run
+    ended(made, run)
+    WorkspaceClient(host=standin.url, token=TOKEN).jobs.delete_run(int(run.scope.rpartition("/")[2]))
+    assert isinstance(made.status([run])[run], RunNotFound)
+    with pytest.raises(MlctlError, match="was deleted"):
+        execution(made, job_of(), key).start()
+
+
+def test_expired_token_is_unauthorized(made: Backend, standin: Standin) -> None:
+    with standin.broken("expired"), pytest.raises(Unauthorized, match=r"targets\.dbx.*expired.*check host, profile"):
+        started(made, job_of())
+
+
+def test_internal_errors_are_unavailable(made: Backend, standin: Standin) -> None:
+    with standin.broken("error"), pytest.raises(Unavailable, match="internal error"):
+        started(made, job_of())
+
+
+def test_slow_answers_are_waited_for(made: Backend, standin: Standin) -> None:
+    with standin.broken(slow=1.0):
+        run = started(made, job_of())
+    assert ended(made, run).state is State.SUCCEEDED
+
+
+def test_workspace_that_is_not_there(harness: DatabricksHarness) -> None:
+    harness.values["host"] = "http://127.0.0.1:9"
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
+        started(harness.make(), job_of())
+    assert time.monotonic() - began < 60
+
+
+def test_volume_that_is_not_there(harness: DatabricksHarness) -> None:
+    harness.values["root"] = "/Volumes/main/ml/nobodys/x"
+    with pytest.raises(InvalidConfig, match=r"targets\.dbx\.root.*Volume 'main\.ml\.nobodys'"):
+        started(harness.make(), job_of())
+
+
+def test_run_of_another_workspace(made: Backend) -> None:
+    run = started(made, job_of())
+    ended(made, run)
+    other = dataclasses.replace(run, account="adb-7.azuredatabricks.net")
+    answer = made.status([other, run])
+    assert isinstance(answer[other], Unavailable)
+    assert "adb-7.azuredatabricks.net" in str(answer[other])
+    assert isinstance(answer[run], Status)
+
+
+def test_no_credentials(harness: DatabricksHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unauthorized, match="DATABRICKS_TOKEN"):
+        started(harness.make(), job_of())
+
+
+# many
+
+
+def test_status_of_many_costs_pages(made: Backend, standin: Standin) -> None:
+    with standin.broken(hold="QUEUED"):
+        runs = [started(made, job_of()) for _ in range(30)]
+        standin.calls.clear()
+        answer = made.status(runs)
+        calls = [call for call in standin.calls if "/jobs/" in call]
+        assert all(isinstance(status, Status) and status.state is State.QUEUED for status in answer.values())
+        assert calls == ["GET /api/2.2/jobs/runs/list"] * 2
+        standin.calls.clear()
+        made.status(runs[:1])
+        assert standin.calls == ["GET /api/2.2/jobs/runs/get"]
+        for run in runs:
+            made.cancel(run)
+    for run in runs:
+        ended(made, run)
+    standin.calls.clear()
+    made.status(runs[:5])
+    assert len(standin.calls) <= 6  # one look at what is active, and one call each
+
+
+# doctor
+
+
+def findings(made: Backend) -> dict[str, tuple[bool, str]]:
+    return {one.what: (one.ok, f"{one.text} {one.mend}") for one in made.check()}
+
+
+def test_doctor_is_content(made: Backend) -> None:
+    found = findings(made)
+    assert found.keys() == {"credentials", "root", "jobs", "serverless"}
+    assert all(ok for ok, _ in found.values()), found
+
+
+@pytest.mark.parametrize(
+    ("values", "fault", "what", "says"),
+    [
+        ({}, "forbidden", "credentials", "DATABRICKS_TOKEN"),
+        ({"root": "/Volumes/main/ml/nobodys"}, "", "root", "WRITE VOLUME"),
+        ({"cluster": "0000-000000-nobodys"}, "", "cluster", "targets.dbx.cluster"),
+        ({"new_cluster": {"spark_version": "0.1.x"}}, "", "new_cluster", "new_cluster.spark_version"),
+    ],
+    ids=str,
+)
+def test_doctor_says_how_to_mend(
+    harness: DatabricksHarness, standin: Standin, values: dict[str, Any], fault: str, what: str, says: str
+) -> None:
+    harness.values |= values
+    with standin.broken(fault):
+        ok, text = findings(harness.make())[what]
+    assert not ok
+    assert says in text
+
+
+def test_plan_is_json_and_has_no_secret(made: Backend, harness: DatabricksHarness) -> None:
+    text = json.dumps(execution(made, job_of(secrets=["TOKEN"])).plan().to_json())
+    assert harness.secret not in text
+    assert TOKEN not in text
