@@ -240,7 +240,7 @@ class Databricks(Base):
     def logs(self, run: Run, since: str = "") -> Logs:
         """The parts that the launcher wrote, each whole; the cursor is the number of the last one.
 
-        Where there is none, the run ended before the launcher began: then what Databricks kept of its output, its last 5 MB.
+        Where there is none, the run ended before the launcher began: then what Databricks kept of its output, 5 MB at most.
         """
         at, _ = self._place(run)
         lines: list[str] = []

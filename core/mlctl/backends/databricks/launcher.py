@@ -3,14 +3,13 @@
     launcher.py SPEC RUN_ID
 
 SPEC is the job's own file, which request.py describes. Beside it, below `at`, this leaves what the backend reads:
-`log/`, numbered parts of the output; `metrics.jsonl`; `exit.json`, how it ended. Files are written on the driver's
+`started`; `log/`, numbered parts of the output; `metrics.jsonl`; `exit.json`, how it ended. Files are written on the driver's
 own disk and moved, because a Volume takes neither appends nor changes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import json
 import os
@@ -134,9 +133,12 @@ def oom_kills() -> int:
     return 0
 
 
-def die_with_parent() -> None:
-    """The job ends with the launcher, however that goes: a cluster that is shared lives on."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def guard(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """Ends the job's process group when the launcher is gone, however it went: a cluster that is shared lives on."""
+    script = 'read -r _; kill -s KILL -- "-$1"'  # its stdin ends with the launcher
+    return subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
+    )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -158,11 +160,13 @@ def run_process(spec: Spec, env: dict[str, str], log: Log) -> tuple[int, str]:
     try:
         process = subprocess.Popen(
             argv, cwd=spec["here"] + "/code", env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent,
+            stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     except OSError as reason:
         log.line(f"{argv[0]}: {reason.strerror}\n")
         return 127 if reason.errno == 2 else 126, "error"
+
+    keeper = guard(process)
 
     def stopped(*_: object) -> None:
         end(process)
@@ -191,6 +195,8 @@ def run_process(spec: Spec, env: dict[str, str], log: Log) -> tuple[int, str]:
             process.wait(0.2)
         log.flush()
     code = process.wait()
+    keeper.kill()
+    keeper.wait()
     with contextlib.suppress(ProcessLookupError):  # what the job left behind in its group
         os.killpg(process.pid, signal.SIGKILL)
     reader.join(GRACE)
