@@ -1,0 +1,113 @@
+"""S3, as far as it is needed: what is there, and how files get there whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlctl.errors import InvalidConfig, RunNotFound, Unavailable
+
+from .aws import Aws
+
+__all__ = ["Store", "split"]
+
+_PART = 64 << 20  # bytes: what is larger goes in parts, which S3 shows as one file once all are there
+
+
+def split(address: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`."""
+    bucket, _, key = address.partition("://")[2].partition("/")
+    return bucket, key
+
+
+class Store:
+    """Objects by their addresses, with the target's key where it has one. Each method raises what Aws.call does."""
+
+    def __init__(self, aws: Aws, kms_key: str = "") -> None:
+        self._aws = aws
+        self._sealed = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+
+    def _call(self, operation: str, address: str, **parameters: Any) -> dict[str, Any]:
+        bucket, key = split(address)
+        return self._aws.call("s3", operation, self._aws.region(), Bucket=bucket, Key=key, **parameters)
+
+    def has(self, address: str) -> bool:
+        """Whether there is an object of exactly that key."""
+        if not split(address)[1]:
+            return False
+        try:
+            self._call("head_object", address)
+        except RunNotFound:
+            return False
+        return True
+
+    def has_below(self, address: str) -> bool:
+        """Whether a folder has anything in it."""
+        bucket, key = split(address)
+        prefix = key.rstrip("/") + "/" if key else ""
+        answer = self._aws.call("s3", "list_objects_v2", self._aws.region(), Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        return bool(answer.get("KeyCount"))
+
+    def put(self, address: str, text: str) -> None:
+        """Writes a short text, unless something is there."""
+        if not self.has(address):
+            self._call("put_object", address, Body=text.encode(), **self._sealed)
+
+    def upload(self, source: Path, address: str) -> None:
+        """Writes a file, unless something is there."""
+        if self.has(address):
+            return
+        try:
+            if source.stat().st_size > _PART:
+                self._parts(source, address)
+                return
+            self._call("put_object", address, Body=source.read_bytes(), **self._sealed)
+        except OSError as reason:
+            raise Unavailable(f"{source}: {reason.strerror or reason}") from None
+
+    def _parts(self, source: Path, address: str) -> None:
+        upload = self._call("create_multipart_upload", address, **self._sealed)["UploadId"]
+        try:
+            done = [
+                {"PartNumber": number, **self._part(address, upload, number, block)}
+                for number, block in enumerate(_blocks(source), 1)
+            ]
+            self._call("complete_multipart_upload", address, UploadId=upload, MultipartUpload={"Parts": done})
+        except BaseException:
+            self._call("abort_multipart_upload", address, UploadId=upload)
+            raise
+
+    def _part(self, address: str, upload: str, number: int, block: bytes) -> Mapping[str, str]:
+        answer = self._call("upload_part", address, UploadId=upload, PartNumber=number, Body=block)
+        return {"ETag": answer["ETag"]}
+
+    def lines(self, address: str) -> Iterator[str]:
+        """The lines of a text. Raises RunNotFound where there is none."""
+        body = self._call("get_object", address)["Body"]
+        try:
+            for line in body.iter_lines():
+                yield line.decode("utf-8", "replace")
+        except Exception as reason:  # botocore's, of a connection that broke
+            raise Unavailable(f"{address}: {reason}") from None
+
+    def bucket(self, name: str) -> str:
+        """The region of a bucket that these credentials reach. Raises RunNotFound, Unauthorized."""
+        answer = self._aws.call("s3", "head_bucket", self._aws.region(), Bucket=name)
+        return str(answer.get("BucketRegion") or self._aws.region())
+
+    def checked(self, name: str, fail: Any) -> None:
+        """Raises InvalidConfig unless the bucket is there, in the target's region."""
+        try:
+            region = self.bucket(name)
+        except RunNotFound:
+            error: InvalidConfig = fail("bucket", f"there is no '{name}'; make it, or name another")
+            raise error from None
+        if region != self._aws.region():
+            raise fail("bucket", f"'{name}' is in {region}, and jobs run in {self._aws.region()}; name one there")
+
+
+def _blocks(source: Path) -> Iterator[bytes]:
+    with source.open("rb") as stream:
+        while block := stream.read(_PART):
+            yield block
