@@ -71,8 +71,10 @@ class Job:
     def described(self) -> dict[str, Any]:
         """All that Describe* and List* may show."""
         kind = self.kind
+        store = self.request.get("OutputDataConfig", {}).get("S3OutputPath", "")
         return {
             **self.request,
+            "ModelArtifacts": {"S3ModelArtifacts": f"{store}/{self.name}/output/model.tar.gz"},
             f"{kind}JobArn": f"arn:aws:sagemaker:{self.region}:{self.account}:{kind.lower()}-job/{self.name}",
             f"{kind}JobStatus": self.status,
             "SecondaryStatus": self.phase,
@@ -147,6 +149,7 @@ class StandIn:
         access, region, service = scope.groups() if scope else ("", "", "")
         operation = target.rpartition(".")[2]
         self.calls[operation or service] += 1
+        lost = False
         try:
             lost = self._broken(service, operation)
             if service != "sagemaker" and not target.startswith("ServiceQuotas"):
@@ -166,11 +169,13 @@ class StandIn:
             )
             status, answer = 200, found
         except Refused as refused:
-            if service == "s3":
-                text = f"<Error><Code>{refused.code}</Code><Message>{refused.message}</Message></Error>".encode()
-                start_response(f"{refused.status} Refused", [("Content-Type", "application/xml")])
-                return [text]
-            lost, status = False, refused.status
+            if service in ("s3", "sts", "iam"):  # which speak XML
+                text = f"<Error><Code>{refused.code}</Code><Message>{refused.message}</Message></Error>"
+                text = text if service == "s3" else f"<ErrorResponse>{text}</ErrorResponse>"
+                status = {"ThrottlingException": 503, "AccessDeniedException": 403}.get(refused.code, refused.status)
+                start_response(f"{status} Refused", [("Content-Type", "text/xml")])
+                return [text.encode()]
+            status = refused.status
             answer = {"__type": refused.code, "message": refused.message}
         if lost:
             environ["werkzeug.socket"].shutdown(2)
@@ -214,8 +219,8 @@ class StandIn:
         with self._lock:
             answer = getattr(self, f"_{verb.lower()}")(kind, account, region, body)
         shown = model.answer(operation, answer) if model.output_of(operation) else {}
-        if shown:
-            assert not list(model.problems(model.output_of(operation), shown)), "the stand-in's own answer is wrong"
+        if shown and (wrong := list(model.problems(model.output_of(operation), shown))):
+            raise Refused("StandInError", f"its own answer is wrong: {wrong}", 400)
         return shown
 
     # SageMaker

@@ -199,4 +199,5 @@ def _loader() -> Any:
 
 
 def _code(reason: Any) -> str:
-    return str(getattr(reason, "response", {}).get("Error", {}).get("Code", ""))
+    answer = getattr(reason, "response", None) or {}  # None where the connection broke
+    return str(answer.get("Error", {}).get("Code", ""))

@@ -90,7 +90,7 @@ def _distributed(launch: Launch) -> list[str]:
     """SageMaker's hosts are algo-1, algo-2 and so on, and a file says which one this is."""
     lines = [
         f'host=$(sed -n \'s/.*"current_host"[^"]*"\\([^"]*\\)".*/\\1/p\' {launch.hosts})',
-        f"export NODE_RANK=$((${{host#algo-}} - 1)) MASTER_ADDR=algo-1 MASTER_PORT={_PORT}",
+        f'export NODE_RANK=$((${{host#algo-}} - 1)) MASTER_ADDR=algo-1 MASTER_PORT={_PORT} SM_CURRENT_HOST="$host"',
     ]
     kind, processes = launch.distribution or ("", 1)
     if kind == "env":

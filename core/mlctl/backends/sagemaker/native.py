@@ -15,9 +15,11 @@ from mlctl.runs import Loss
 
 from . import images, instances
 
-__all__ = ["Carried", "Fields"]
+__all__ = ["LONGEST", "Carried", "Fields"]
 
 _DAY = 86400
+LONGEST = 2500
+"""Characters that a hyperparameter may have."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Fields:
         if not (asked if asked is not None else not images.is_address(self.job.image)):
             return {}
         values = {name: json.dumps(value) for name, value in self.job.values().items()}
-        long = [name for name, value in values.items() if len(value) > 2500 or len(name) > 256] or (
+        long = [name for name, value in values.items() if len(value) > LONGEST or len(name) > 256] or (
             list(values) if len(values) > 100 else []
         )
         if long:

@@ -20,7 +20,7 @@ from mlctl.job import Job
 from mlctl.runs import Loss, Plan, Run, Upload
 
 from .launch import ROOT, Launch, script
-from .native import Carried, Fields
+from .native import LONGEST, Carried, Fields
 
 __all__ = ["RECORD", "make", "record", "recorded", "split_member"]
 
@@ -28,6 +28,7 @@ RECORD = "MLCTL_RECORD_"
 """How the variables of a job begin that hold mlctl's record of it, cut to what a variable may hold."""
 
 _OURS = ("mlctl", "mlctl-code", "mlctl-state")
+_WORD = 100_000  # bytes: Linux takes 128 KiB, the name included
 _ARCHIVE = re.compile(r"/output/(model|output)\.tar\.gz\Z")
 
 
@@ -177,18 +178,16 @@ class _Maker:
             raise Unsupported(str(self.job.fail(("outputs",), text)))
         store = roots.pop() or f"{self.base}/runs/{self.stem}/{self.attempt}/outputs"
         models = [name for name, each in self.job.outputs.items() if each.type == "model"]
-        places, addresses = {}, {}
-        for name in self.job.outputs:
-            archive = "model" if name in models else "output"
-            alone = models == [name]
-            at = f"{ROOT}/model" if archive == "model" else self.layout.outputs
-            places[name] = at if alone else f"{at}/{name}"
-            addresses[name] = f"{store}/{self.name}/output/{archive}.tar.gz{'' if alone else '#' + name}"
+        main = "model" if "model" in models else models[0] if len(models) == 1 else ""
+        places = {name: f"{self.layout.outputs}/{name}" for name in self.job.outputs}
+        addresses = {name: f"{store}/{self.name}/output/output.tar.gz#{name}" for name in self.job.outputs}
+        if main:  # alone in its archive, as whatever serves it expects
+            places[main], addresses[main] = f"{ROOT}/model", f"{store}/{self.name}/output/model.tar.gz"
         return places, addresses, store
 
     def _toolkit(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, str]:
         """What scripts written for SageMaker look for, and its toolkit would set; the job's own command runs instead."""
-        values = self.job.values()
+        values = {name: value for name, value in self.job.values().items() if len(json.dumps(value)) <= LONGEST}
         wanted = self.job.resources.accelerators
         return {
             **{f"SM_CHANNEL_{contract.variable(name)}": f"{self.layout.inputs}/{name}" for name in inputs},
@@ -196,6 +195,7 @@ class _Maker:
             "SM_HPS": json.dumps(values),
             "SM_MODEL_DIR": f"{ROOT}/model",
             "SM_OUTPUT_DATA_DIR": self.layout.outputs,
+            "SM_CURRENT_HOST": "algo-1",
             "SM_NUM_GPUS": str(wanted.count if wanted else 0),
             "SM_HOSTS": json.dumps([f"algo-{number + 1}" for number in range(self.job.resources.nodes)]),
         }
@@ -204,6 +204,11 @@ class _Maker:
         for text in (*argv, *env.values()):
             if "\0" in text or any(0xD800 <= ord(char) <= 0xDFFF for char in text):
                 raise self.job.fail(("command",), "a null byte, or half a character, can't be passed to a process")
+            if len(text.encode()) > _WORD:
+                way = "read it from MLCTL_PARAMS_FILE"
+                raise self.job.fail(
+                    ("command",), f"a word or variable of more than {_WORD} bytes can't be passed to a process; {way}"
+                )
         for name in env:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise self.job.fail(("env", name), "no name that a shell can export; use letters, digits and '_'")
