@@ -170,13 +170,13 @@ class Harness(ABC):
         """Starts a pipeline of that call. Bad input is found by the task, not here."""
 
 
-def until(answers: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """What `answers()` says once it is true. Fails the test after `seconds`."""
+def until(answers: Callable[[], Any], what: str, seconds: float = PATIENCE, every: float = 0.05) -> Any:
+    """What `answers()` says once it is true, asked `every` so many seconds. Fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := answers()):
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds:g} s for {what}")
-        time.sleep(0.05)
+        time.sleep(every)
     return answer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,15 @@ class Driven:
         self.lines: list[str] = []
         self.seen: list[Outcome] = []
 
-    def start(self, script: str = WAITS, key: str = "k", **fields: Any) -> Drive:
+    def start(
+        self, script: str = WAITS, key: str = "k", options: Mapping[str, Any] | None = None, **fields: Any
+    ) -> Drive:
+        """`options` are Drive's own, `fields` the job's."""
         env = {"GATE": str(self.gate), **fields.pop("env", {})}
         job = {"kind": "train", "name": "job", "command": {"shell": script}, "env": env, **fields}
         (self.project / "job.yaml").write_text(json.dumps(job))
         make = lambda: api.execution(self.project / "job.yaml", key=key, retry=True)  # noqa: E731
-        return Drive(make, self.lines.append, see=self.seen.append)
+        return Drive(make, self.lines.append, see=self.seen.append, **(options or {}))
 
     def attempts(self) -> int:
         return len(list(Path(api.configuration.home(), "runs").glob("*/[0-9]*")))
@@ -142,6 +145,35 @@ def test_an_interrupted_wait_leaves_the_run(driven: Driven) -> None:
     drive.succeeded()
 
 
+def test_a_wait_in_parts(driven: Driven) -> None:
+    """Where its patience is over the run goes on, and the next drive goes on from there: run, log and all."""
+    script = "echo one; " + WAITS + "; echo two"
+    first = driven.start(script, options={"patience": 5})
+    outcome = first.wait(60)
+    assert outcome.status is None and driven.lines == ["one", "ready"]
+    driven.gate.touch()
+    second = driven.start(script, key="another", options={"found": outcome, "cursor": first.cursor})
+    assert second.succeeded().run == outcome.run and driven.attempts() == 1
+    assert driven.lines == ["one", "ready", "two"]
+
+
+def test_the_jobs_own_retry_after_a_part(driven: Driven) -> None:
+    """What ended badly between two parts is followed by the next attempt, as in one."""
+    script = WAITS + '; [ "${MLCTL_RUN##*-}" = 1 ]'
+    outcome = driven.start(script, retry={"error": 1}, options={"patience": 0}).wait(60)
+    driven.gate.touch()
+    after = driven.start(script, retry={"error": 1}, options={"found": outcome}).succeeded()
+    assert after.run.attempt == 1 and after.made and driven.attempts() == 2
+
+
+def test_stop_after_patience(driven: Driven) -> None:
+    """Nobody follows the run any more: it is ended all the same."""
+    drive = driven.start(options={"patience": 0})
+    assert drive.wait(60).status is None
+    outcome = drive.stop(60)
+    assert outcome.status and outcome.status.state is State.CANCELLED
+
+
 def test_bad_input_is_the_waiters(driven: Driven) -> None:
     """What is wrong with the job is raised by every way to wait."""
     drive = driven.start(params={"lr": {"type": "number"}})
@@ -168,7 +200,8 @@ def test_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = {"FILE": f"file:{tmp_path / 'key'}", "GONE": f"file:{tmp_path / 'gone'}", "FAR": "aws-sm:x"}
     hide = masking.mask(["A", "B", "C", "FILE", "GONE", "FAR", "UNSET"], {"secrets": sources})
     assert hide("abcdef abcd xy: first line, second line") == "*** *** xy: ***, ***"
-    assert list(masking.values(["B", "FILE", "GONE", "UNSET"], {"secrets": sources})) == [
+    assert masking.values(["B", "FILE", "GONE", "UNSET"], {"secrets": sources}) == [
+        "second line",
+        "first line",
         "abcdef",
-        "first line\nsecond line\n",
     ]

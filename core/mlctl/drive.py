@@ -35,6 +35,9 @@ class Drive:
     a later attempt's log follows the earlier one's. `see` gets the outcome so far, at the start and with every status;
     `before` the execution, planned, just before anything is submitted. All are called in the thread; what they raise
     ends the wait, and the run goes on.
+
+    A wait in parts, each perhaps in another process: `patience` is how many seconds to follow the run, and the outcome
+    has no status where they were not enough; `found` goes on from such an outcome, its log from `cursor` on.
     """
 
     def __init__(
@@ -44,10 +47,14 @@ class Drive:
         *,
         see: Callable[[Outcome], None] = lambda outcome: None,
         before: Callable[[Execution], None] = lambda execution: None,
+        found: Outcome | None = None,
+        cursor: str = "",
+        patience: float | None = None,
     ) -> None:
         self._make, self._say, self._see, self._before = make, say, see, before
+        self._found, self._patience = found, patience
         self._called_off = threading.Event()
-        self._cursors: dict[Run, str] = {}
+        self._cursors: dict[Run, str] = {found.run: cursor} if found else {}
         self.execution: Execution | None = None
         self.outcome: Outcome | None = None
         """The attempt in hand, and what was last seen of it; None before there is one."""
@@ -59,6 +66,11 @@ class Drive:
         threading.Thread(target=context.run, args=(self._work,), name="mlctl-drive", daemon=True).start()
 
     # For the caller
+
+    @property
+    def cursor(self) -> str:
+        """How far the log of the attempt in hand was said."""
+        return self._cursors.get(self.outcome.run, "") if self.outcome else ""
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """The outcome with its terminal status, whatever that is. Raises mlctl's errors; TimeoutError.
@@ -105,18 +117,24 @@ class Drive:
         last: Outcome | None = None
         try:
             self.started.result(patience)  # while it is being submitted, that comes first
-            while not self.done.done() and (left := deadline - time.monotonic()) > 0:
+            while not self._ended() and (left := deadline - time.monotonic()) > 0:
                 assert self.execution and self.outcome  # noqa: S101 - both are there once it has started
                 run, made = self.outcome.run, self.outcome.made
                 status = lifecycle.cancel(self.execution.backend, run, left)
                 last = Outcome(run, made, status)
                 if self.outcome.run == run:
                     break
-            return self.done.result(max(0.0, deadline - time.monotonic()))
+            outcome = self.done.result(max(0.0, deadline - time.monotonic()))
+            if outcome.status:
+                return outcome
         except NotYet:
-            if last and last.status:  # the thread is between two looks, and would see the same
-                return last
-            raise Unavailable(f"{self._name()}: was asked to end, and has not yet") from None
+            pass
+        if last and last.status:  # the thread is between two looks, or looks no more: it would see the same
+            return last
+        raise Unavailable(f"{self._name()}: was asked to end, and has not yet")
+
+    def _ended(self) -> bool:
+        return self.done.done() and bool(self.done.exception() or self.done.result().status)
 
     def _name(self) -> str:
         return str(self.outcome.run) if self.outcome else "the job"
@@ -140,14 +158,14 @@ class Drive:
         execution.plan()  # refused, or interrupted, before anything is there to be ended
         self.masked = masking.mask(execution.job.secrets, execution.settings.values)
         self._before(execution)
-        first = self.outcome = execution.start()
+        first = self.outcome = self._found or execution.start()
         self._see(first)
         self.started.set_result(first)
 
         def each(run: Run, status: Status | None) -> None:
             self._each(Outcome(run, first.made or run != first.run, status))
 
-        outcome = execution.wait(first, each=each)
+        outcome = execution.wait(first, self._patience, each)
         each(outcome.run, outcome.status)
         return outcome
 

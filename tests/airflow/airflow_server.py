@@ -8,36 +8,42 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from behaviour import PLUGIN, SECRET, TOKEN
+from behaviour import PATIENCE, PLUGIN, SECRET, TOKEN, Call, until
 
 HERE = Path(__file__).parent
 ROOT = Path(tempfile.mkdtemp(prefix="mlctl-airflow-"))  # of this session: removed at its end
+DAGS = ROOT / "dags"
+STARTING = 240.0  # seconds for the server to be there: 30 on a quiet machine
+EVERY = 0.2  # seconds between two looks at the server, which answers from the same two cores
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
-PORT = _free_port()
+PORT, WORKER_LOGS, TRIGGER_LOGS = _free_ports(3)
 SETTINGS = {
     "AIRFLOW_HOME": str(ROOT / "here"),
-    "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+    "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
     "AIRFLOW__CORE__PARALLELISM": "4",
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
@@ -47,62 +53,52 @@ SETTINGS = {
     "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{PORT}",
     "AIRFLOW__API__WORKERS": "1",
     "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-the-tests-" * 4,
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
-    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+    # What tests wait for: whether a task is still wanted is asked every second; who is silent for a while is dead.
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",  # a file that changed is read at once all the same
+    "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+    "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(WORKER_LOGS),  # else another Airflow of this machine has it
+    "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(TRIGGER_LOGS),
     "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
     "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-    "RETRIES": str(ROOT / "retries"),
+    "SPT_NOENV": "1",  # a process that names itself keeps its environment readable, by which it is known here
 }
 os.environ.update(SETTINGS)
 
 
-def until(what: Callable[[], Any], seconds: float = 60.0, every: float = 0.1) -> Any:
-    """What `what` answers, once that is true. Fails the test after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what.__name__}")
-        time.sleep(every)
-    return answer
-
-
-def processes_of(home: Path) -> list[int]:
-    """The processes of the runs below an MLCTL_HOME."""
+def processes(*words: str) -> list[int]:
+    """The processes of this session's Airflow, and of its jobs, that have these words in their command line."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile
-            if f"{home}/runs/".encode() in (entry / "environ").read_bytes():
+            line = (entry / "cmdline").read_bytes().decode(errors="replace")
+            if all(word in line for word in words) and str(ROOT).encode() in (entry / "environ").read_bytes():
                 found.append(int(entry.name))
     return found
 
 
-def kill(word: str) -> int:
-    """`kill -9` to this session's Airflow processes of that name; how many there were."""
-    found = processes(word)
+def kill(*words: str) -> int:
+    """`kill -9` to them; how many there were."""
+    found = processes(*words)
     for pid in found:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     return len(found)
 
 
-def processes(word: str) -> list[int]:
-    """This session's Airflow processes of that name."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            mine = str(Path(os.environ["AIRFLOW_HOME"]).parent).encode() in (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if mine and word in line and "airflow" in line:
-            found.append(int(entry.name))
-    return found
+def parent(pid: int) -> int:
+    """A process's parent: of a task's process, its supervisor."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 class Airflow:
-    """The server, and what the tests ask of it."""
+    """The server. `home` is its own, `mlctl` is MLCTL_HOME of its tasks."""
 
     def __init__(self, home: Path, mlctl: Path) -> None:
         self.home, self.mlctl, self.token = home, mlctl, ""
@@ -110,7 +106,6 @@ class Airflow:
             **{name: value for name, value in os.environ.items() if not name.startswith("MLCTL_")},
             **SETTINGS,
             "AIRFLOW_HOME": str(home),
-            "HF_TOKEN": "hf-very-secret-token",
             "MLCTL_HOME": str(mlctl),
             TOKEN: SECRET,
             "PYTHONPATH": str(PLUGIN),
@@ -118,26 +113,42 @@ class Airflow:
         }
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
+    def serve(self) -> None:
+        """Starts all of it; returns once it is healthy."""
+        shutil.copytree(HERE / "dags" / "served", DAGS)  # a copy: a test edits a DAG
+        self.start("standalone")
+        until(self.healthy, "Airflow to be healthy", STARTING, 0.5)
+
+    def start(self, command: str) -> subprocess.Popen[bytes]:
         """One `airflow` command, in a process group of its own."""
         self.home.mkdir(parents=True, exist_ok=True)
-        log = (self.home / f"{command[0]}.log").open("ab")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", *command],
-            env=self.environment, cwd=self.home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-        log.close()
+        with (self.home / f"{command}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "airflow", command],
+                env=self.environment, cwd=self.home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
         self.processes.append(process)
         return process
 
-    def stop(self, process: subprocess.Popen[bytes], sign: int = signal.SIGTERM) -> None:
-        """Ends a process and its group, for certain."""
-        for one in (sign, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, one)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-        self.processes.remove(process)
+    def restart_triggerer(self, sign: int) -> None:
+        """Ends it with that signal, and starts another."""
+        pids = processes("airflow", "triggerer")
+        assert pids
+        for pid in pids:
+            if sign == signal.SIGKILL or parent(pid) not in pids:
+                os.kill(pid, sign)
+        until(lambda: not set(pids) & set(processes("airflow", "triggerer")), "the triggerer to end", PATIENCE, EVERY)
+        self.start("triggerer")
+
+    def stop(self) -> None:
+        """Ends every process of it and of its jobs, for certain."""
+        for process in self.processes:
+            for sign in (signal.SIGTERM, signal.SIGKILL):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, sign)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+        kill()  # tasks have groups of their own
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """The answer of the REST API, read."""
@@ -146,56 +157,64 @@ class Airflow:
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
         data = json.dumps(body).encode() if body is not None else None
-        with urllib.request.urlopen(request, data, timeout=30) as answer:
+        with urllib.request.urlopen(request, data, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
     def healthy(self) -> bool:
+        """Whether all its parts are there. Gets a token on the way."""
         try:
             health = self.ask("GET", "/api/v2/monitor/health")
             if not self.token:
                 self.token = self.ask("GET", "/auth/token")["access_token"]
-        except (OSError, urllib.error.HTTPError):
+        except OSError:
             return False
         return all(health[part]["status"] == "healthy" for part in ("scheduler", "triggerer", "dag_processor"))
 
-    # What a test does
+    def parsed(self, dag: str) -> str:
+        """When that DAG was last read; empty before that."""
+        with contextlib.suppress(urllib.error.HTTPError):
+            return str(self.ask("GET", f"/api/v2/dags/{dag}")["last_parsed_time"])
+        return ""
 
-    def trigger(self, dag: str, job: Path, **conf: Any) -> DagRun:
-        """A new run of a DAG, with that configuration."""
-        made = self.ask(
-            "POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": {"job": str(job), **conf}}
-        )
+    def trigger(self, dag: str, call: Call) -> DagRun:
+        """A new run of a DAG, which makes that call."""
+        until(lambda: self.parsed(dag), f"the DAG {dag}", PATIENCE, EVERY)
+        conf = {"job": str(call.job), "parameters": dict(call.params), "target": call.target}
+        if call.then:
+            conf["then"] = str(call.then.job)
+        made = self.ask("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
         return DagRun(self, dag, made["dag_run_id"])
 
 
 class DagRun:
-    """One run of a DAG with one task."""
+    """One run of a DAG whose first task is called `one`; all that is asked is asked of a task."""
 
     def __init__(self, airflow: Airflow, dag: str, run_id: str) -> None:
-        from urllib.parse import quote
-
         self.airflow, self.dag, self.run_id = airflow, dag, run_id
         self.path = f"/api/v2/dags/{dag}/dagRuns/{quote(run_id, safe='')}"
 
     def task(self, task: str = "one") -> Any:
+        """What Airflow says of the task."""
         return self.airflow.ask("GET", f"{self.path}/taskInstances/{task}")
 
-    def state(self, task: str = "one") -> str:
-        return self.task(task)["state"]
+    def until(self, *states: str, tries: int = 1) -> Any:
+        """The task, once it is in one of `states`, in that try or a later one."""
+        seen: list[Any] = []
 
-    def until(self, *states: str, task: str = "one", seconds: float = 60.0) -> str:
-        """The task's state, once it is one of `states`."""
-        seen = []
-
-        def reached() -> str | None:
-            seen.append(self.state(task))
-            return seen[-1] if seen[-1] in states else None
+        def reached() -> bool:
+            seen[:] = [self.task()]
+            return seen[0]["state"] in states and seen[0]["try_number"] >= tries
 
         try:
-            return until(reached, seconds)
-        except pytest.fail.Exception:
-            pytest.fail(f"{self.dag}: {task} is {seen[-1]}, expected {states}\n{self.log()}")
+            until(reached, f"{self.dag} to be {' or '.join(states)}", PATIENCE, EVERY)
+        except pytest.fail.Exception as error:
+            pytest.fail(f"{error}; it is {seen and seen[0]['state']}\n{self.log()}")
+        return seen[0]
+
+    def process(self) -> int:
+        """The process that executes the task now."""
+        return int(self.until("running")["pid"] or 0) or until(lambda: self.task()["pid"], "the task's process")
 
     def finished(self) -> str:
         """The DAG run's own state, once the scheduler has closed it.
@@ -203,33 +222,43 @@ class DagRun:
         A clear between the task's end and this moment can be lost by Airflow: the run is closed over it, and the cleared
         task is never queued.
         """
-        return until(
-            lambda: state if (state := self.airflow.ask("GET", self.path)["state"]) in ("success", "failed") else ""
-        )
 
-    def mark(self, state: str, task: str = "one") -> None:
-        self.airflow.ask("PATCH", f"{self.path}/taskInstances/{task}", {"new_state": state})
+        def state() -> str:
+            found = str(self.airflow.ask("GET", self.path)["state"])
+            return found if found in ("success", "failed") else ""
+
+        try:
+            return str(until(state, f"the end of {self.dag}", PATIENCE, EVERY))
+        except pytest.fail.Exception as error:
+            pytest.fail(f"{error}; its task is {self.task()['state']}\n{self.log()}")
+
+    def mark(self, state: str) -> None:
+        """What a user does to the task."""
+        self.airflow.ask("PATCH", f"{self.path}/taskInstances/one", {"new_state": state})
 
     def mark_run(self, state: str) -> None:
+        """What a user does to the DAG run."""
         self.airflow.ask("PATCH", self.path, {"state": state})
 
-    def clear(self, task: str = "one") -> None:
-        body = {
-            "dry_run": False,
-            "dag_run_id": self.run_id,
-            "task_ids": [task],
-            "only_failed": False,
-            "reset_dag_runs": True,
-        }
+    def clear(self) -> None:
+        """What a user does who wants all of it again."""
+        body = {"dry_run": False, "dag_run_id": self.run_id, "only_failed": False, "reset_dag_runs": True}
         self.airflow.ask("POST", f"/api/v2/dags/{self.dag}/clearTaskInstances", body)
 
     def xcom(self, key: str = "return_value", task: str = "one") -> Any:
+        """What the task left."""
         return self.airflow.ask("GET", f"{self.path}/taskInstances/{task}/xcomEntries/{key}?deserialize=true")["value"]
 
-    def log(self, task: str = "one", tries: int | None = None) -> str:
-        """The text of the log of a try, the last one unless told."""
-        number = tries or self.task(task)["try_number"]
+    def link(self) -> str | None:
+        """Where the button Platform on the task's page leads."""
+        return self.airflow.ask("GET", f"{self.path}/taskInstances/one/links")["extra_links"].get("Platform")
+
+    def log(self, task: str = "one") -> str:
+        """The text of the task's log, every try's."""
+        return "\n".join(self._log(task, number) for number in range(1, self.task(task)["try_number"] + 1))
+
+    def _log(self, task: str, number: int) -> str:
         with contextlib.suppress(urllib.error.HTTPError):
             answer = self.airflow.ask("GET", f"{self.path}/taskInstances/{task}/logs/{number}?full_content=true")
-            return "\n".join(json.dumps(one) if isinstance(one, dict) else str(one) for one in answer["content"])
+            return "\n".join(json.dumps(one, ensure_ascii=False) for one in answer["content"])
         return ""

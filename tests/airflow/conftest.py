@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 
 import pytest
-from airflow_server import ROOT, Airflow, processes_of, until
+from airflow_server import ROOT, Airflow
 
 
 def pytest_sessionfinish() -> None:
@@ -20,13 +17,7 @@ def pytest_sessionfinish() -> None:
 def server() -> Iterator[Airflow]:
     made = Airflow(ROOT / "server", ROOT / "mlctl")
     try:
-        made.start("standalone")
-        until(made.healthy, 120.0, 0.5)
-        until(lambda: len(made.ask("GET", "/api/v2/dags")["dags"]) >= 6, 60.0, 0.5)
+        made.serve()
         yield made
     finally:
-        for process in list(made.processes):
-            made.stop(process)
-        for pid in processes_of(made.mlctl):  # of a test that failed before it ended its run
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        made.stop()

@@ -1,16 +1,18 @@
 """The local platform, held at the moments in which a caller may die: it says where it is, and goes on once it may.
 
 Installed by being on PYTHONPATH. At each moment it makes the file of that name in the folder `hold`, and waits for
-`go-` and that name.
+`go-` and that name. Its runs have a page each, as a cloud's do.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlctl.backends.local import Local
+from mlctl.runs import Status
 
 MOMENTS = ("submitting", "submitted", "succeeded")
 
@@ -26,6 +28,13 @@ class Held(Local):
         run = super().submit(*args)
         self._hold("submitted")
         return run
+
+    def status(self, *args: Any) -> Any:
+        page = "https://platform.example/"
+        return {
+            run: replace(one, link=page + run.name) if isinstance(one, Status) else one
+            for run, one in super().status(*args).items()
+        }
 
     def result(self, *args: Any) -> Any:
         self._hold("succeeded")

@@ -21,6 +21,7 @@ from .operators import MlctlOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from mlctl.backend import Backend
     from mlctl.lifecycle import Execution
     from mlctl.runs import Run, Status
 
@@ -86,14 +87,11 @@ class MlctlDecoratedOperator(DecoratedOperator, MlctlOperator):
             "params": {**self._fields.get("params", {}), "args": args, "kwargs": kwargs},
         }
 
-    def _finish(self, context: Context, run: Run, status: Status) -> Any:
+    def _finish(self, context: Context, backend: Backend, run: Run, status: Status) -> Any:
         from mlctl import lifecycle
 
-        super()._finish(context, run, status)
-        assert self._backend is not None  # noqa: S101 - there is no run without one
-        returned = [
-            line for logs in lifecycle.lines(self._backend, run) for line in logs.lines if line.startswith(_RETURNED)
-        ]
+        super()._finish(context, backend, run, status)
+        returned = [line for logs in lifecycle.lines(backend, run) for line in logs.lines if line.startswith(_RETURNED)]
         return json.loads(returned[-1].removeprefix(_RETURNED)) if returned else None
 
 

@@ -1,10 +1,10 @@
-"""What a task adds to a job on a worker: paths that count from the DAG file's folder, and secrets kept out of its log."""
+"""What a task adds to a job on a worker: paths that count from the DAG file's folder, secrets kept out of its log, a
+connection's credentials."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,18 @@ def rooted(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def mask(secrets: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Has Airflow mask the values of the secrets of these names that this process can see. `settings` are the target's."""
+    """Has Airflow mask what this process can read of the secrets of these names. `settings` are the target's."""
     from airflow.sdk.log import mask_secret
 
-    for name in secrets:
-        kind, _, where = str(settings.get("secrets", {}).get(name, f"env:{name}")).partition(":")
-        value = os.environ.get(where, "") if kind == "env" else ""
-        if kind == "file":
-            with suppress(OSError, UnicodeDecodeError):
-                value = Path(where).read_text(encoding="utf-8").strip()
-        if value:
-            mask_secret(value)
+    from mlctl import masking
+
+    for value in masking.values(secrets, settings):
+        mask_secret(value)
+
+
+def lend(conn_id: str | None) -> None:
+    """Gives this process the credentials of the connection that a target names, if it names one."""
+    if conn_id:
+        from . import connections
+
+        connections.lend(connections.get(conn_id))

@@ -19,13 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import (
-    AirflowException,
-    AirflowFailException,
-    AirflowTaskTimeout,
-    TaskDeferred,
-    XComNotFound,
-)
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout, XComNotFound
 
 from mlctl.kinds import KINDS
 
@@ -40,7 +34,10 @@ if TYPE_CHECKING:
     from mlctl.lifecycle import Execution, Outcome
     from mlctl.runs import Run, Status
 
-_CANCEL_SECONDS = 4.0  # Airflow kills a task's process 5 seconds after its SIGTERM
+    from .drive import Drive
+
+_BEFORE_KILL = 4.0  # seconds to end a run in: Airflow kills a task's process 5 seconds after its SIGTERM
+_PATIENCE = 30.0  # seconds, where nothing kills
 
 
 class RunLink(BaseOperatorLink):
@@ -51,10 +48,6 @@ class RunLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
         """The address; empty before there is a run, and where the platform has no pages."""
         return str(getattr(operator, "link", ""))
-
-
-class _Terminated(BaseException):
-    """SIGTERM came while a run was waited for. A BaseException: nothing on the way may take it for an error."""
 
 
 class MlctlOperator(BaseOperator):
@@ -119,14 +112,8 @@ class MlctlOperator(BaseOperator):
         self.deferrable = deferrable
         self.log_interval = log_interval
         self.link = ""
-        self._execution: Execution | None = None
-        self._backend: Backend | None = None
-        self._run: Run | None = None
-        self._conn_id: str | None = None
-        self._cursors: dict[Run, str] = {}
+        self._conn_id: str | None = None  # of the target in use
         self._terminated = False  # SIGTERM came
-        self._interruptible = False  # it may end what is being done now: never between a submit and its answer
-        self._parent = os.getpid()
 
     # What Airflow calls
 
@@ -140,49 +127,44 @@ class MlctlOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Starts the job, or finds its run, and waits. What it returns and leaves is said at the class."""
-        with self._answering(context):
-            self._interruptible = True
+        with _answering():
             execution = self._made(context)
             identity.keep_target(context, execution.key.text, execution.settings.target)
-            execution.prepare()
-            self._interruptible = False
-            outcome = execution.start()
-            self.log.info("%s %s", "submitted" if outcome.made else "found", outcome.run)
-            return self._follow(context, execution, outcome, self._deadline())
+            deadline = time.time() + self.execution_timeout.total_seconds() if self.execution_timeout else None
+            return self._followed(context, execution, deadline)
 
-    def resume(self, context: Context, event: Mapping[str, Any], **state: Any) -> Any:
-        """After a deferral; `state` is what `_deferred` kept. The job is looked at only where its run didn't succeed."""
-        from mlctl import watch
-        from mlctl.backend import Settings, load
+    def resume(self, context: Context, event: Mapping[str, Any], **kept: Any) -> Any:
+        """After a deferral; `kept` is a Deferral. The job is looked at only where its run didn't succeed."""
+        from mlctl import lifecycle, watch
         from mlctl.lifecycle import Outcome
         from mlctl.runs import Run, State
 
-        with self._answering(context):
-            self._run = run = Run.parse(state["run"])
-            self._lend(state["conn_id"])
-            jobs.mask(state["secrets"], state["settings"])
-            self._backend = load(run.backend, Settings(state["target"], state["settings"], Path(state["home"])))
-            self._cursors[run] = event["cursor"]
+        from .deferral import Deferral
+
+        with _answering():
+            deferral = Deferral(**kept)
+            run, backend = Run.parse(deferral.run), deferral.reach()
             if event["late"]:
+                with self._telling():
+                    lifecycle.cancel(backend, run, _PATIENCE)
                 raise AirflowTaskTimeout(f"{run.name}: execution_timeout is over")
-            self._interruptible = True
-            status = watch.until_done(self._backend, run, 0)
+            status = watch.until_done(backend, run, 0)
             if status and status.state is State.SUCCEEDED:
-                return self._finish(context, run, status)
+                with self._telling():
+                    for logs in lifecycle.lines(backend, run, event["cursor"]):
+                        for line in logs.lines:
+                            self.log.info("%s", line)
+                return self._finish(context, backend, run, status)
             if event["error"] and not status:
                 raise AirflowFailException(f"the triggerer can't watch it: {event['error']}")
-            execution = self._made(context, state["target"])
+            execution = self._made(context, deferral.target)
             execution.again, execution.on_change = False, "adopt"  # this try's own run, whatever the job file says now
-            return self._follow(context, execution, Outcome(run, state["made"]), state["deadline"])
+            found = Outcome(run, deferral.made)
+            return self._followed(context, execution, deferral.deadline, found=found, cursor=event["cursor"])
 
     def on_kill(self) -> None:
-        """SIGTERM, or the end of `execution_timeout`: stops what waits; `_answering` does what is to be done."""
+        """SIGTERM, wherever the task is: noted, for who waits to see (and for nobody, where nobody does)."""
         self._terminated = True
-        if self._execution and self.on_worker_stop == "cancel":
-            self._execution.stop()
-        if self._interruptible:
-            self._interruptible = False
-            raise _Terminated
 
     # One try
 
@@ -200,7 +182,7 @@ class MlctlOperator(BaseOperator):
         known = config.load(near, jobs.at(folder, file) if file else None, self.profile or given.get("profile"), chosen)
         known, connections = _without_connections(known)
         values = identity.values_of(context)
-        self._execution = execution = api.execution(
+        execution = api.execution(
             job,
             key=key,
             retry=context["ti"].try_number > 1,
@@ -209,8 +191,8 @@ class MlctlOperator(BaseOperator):
             accepts=identity.accepts(values),
             config=known,
         )
-        self._backend = execution.backend
-        self._lend(connections.get(execution.settings.target))
+        self._conn_id = connections.get(execution.settings.target)
+        jobs.lend(self._conn_id)
         jobs.mask(job.secrets, execution.settings.values)
         return execution
 
@@ -239,64 +221,60 @@ class MlctlOperator(BaseOperator):
             raise job.fail(("outputs", "return_value"), "is the name of an XCom of Airflow's own; rename it")
         return job
 
-    def _follow(self, context: Context, execution: Execution, outcome: Outcome, deadline: float | None) -> Any:
-        """Waits for the end, here or deferred, and answers with it."""
-        from mlctl.errors import RunFailed
+    def _followed(self, context: Context, execution: Execution, deadline: float | None, **found: Any) -> Any:
+        """Waits for the end of the run, here or deferred, and answers with it. `found` are options of mlctl's Drive."""
         from mlctl.runs import State
 
-        self._run = outcome.run
-        self._interruptible = True
-        if self._terminated:
-            raise _Terminated
-        outcome = execution.wait(outcome, 0 if self.deferrable else None, self._see)
-        self._interruptible = False
-        self._run, status = outcome.run, outcome.status
-        if status is None:
-            raise self._deferred(execution, outcome, deadline)
-        if status.state is State.SUCCEEDED:
-            return self._finish(context, outcome.run, status)
-        self._show(outcome.run)
-        raise RunFailed(outcome.run, status)
+        from .deferral import Deferral
+        from .drive import Drive
 
-    def _see(self, run: Run, status: Status) -> None:
-        """Every status on the way. Once the run has ended, the next attempt may be submitted: no interruption then."""
-        self._run, self.link = run, status.link
-        self._show(run)
-        if self._execution and os.getppid() != self._parent:  # our supervisor was killed; another try owns the run now
-            self._execution.stop()
-        self._interruptible = not status.state.terminal
-        if self._interruptible and self._terminated:
-            raise _Terminated
+        drive = Drive(execution, self.log, patience=0 if self.deferrable else None, **found)
+        outcome = self._waited(context, drive)
+        if outcome.status is None:
+            raise Deferral.of(execution, outcome, self._conn_id, deadline).begin(self.log_interval, drive.cursor)
+        if outcome.status.state is not State.SUCCEEDED:
+            raise drive.failed(outcome)
+        return self._finish(context, execution.backend, outcome.run, outcome.status)
 
-    def _deferred(self, execution: Execution, outcome: Outcome, deadline: float | None) -> TaskDeferred:
-        """What hands the wait to a triggerer."""
-        from .triggers import RunTrigger
+    def _waited(self, context: Context, drive: Drive) -> Outcome:
+        """What came of the run; without a status where it is to be deferred. Ends it where Airflow ends this try."""
+        from mlctl.runs import State
 
-        at, run = execution.settings, str(outcome.run)
-        where: dict[str, Any] = {
-            "run": run,
-            "target": at.target,
-            "settings": dict(at.values),
-            "home": str(at.home),
-            "conn_id": self._conn_id,
-            "deadline": deadline,
-        }
-        # The triggerer can't mask secrets that it doesn't know: such a job's log is shown by the worker, at the end.
-        interval = None if execution.job.secrets else self.log_interval
-        trigger = RunTrigger(**where, log_interval=interval, cursor=self._cursors.get(outcome.run, ""))
-        return TaskDeferred(
-            trigger=trigger,
-            method_name="resume",
-            kwargs={**where, "made": outcome.made, "secrets": list(execution.job.secrets)},
-        )
+        try:
+            outcome = drive.until(lambda: self._terminated, lambda: self._show_link(context, drive.link))
+            self._show_link(context, drive.link)
+            if outcome and (outcome.status or self._wanted(context)):
+                return outcome
+            if self.on_worker_stop == "leave" and self._wanted(context):
+                run = drive.outcome.run if drive.outcome else "its run"
+                raise AirflowException(f"this worker stops; {run} goes on, and the next try finds it")
+            outcome = drive.end(_BEFORE_KILL)
+        except Exception:
+            raise
+        except BaseException:  # `execution_timeout`; Ctrl-C in a `dag.test()`
+            drive.end(_PATIENCE)
+            raise
+        if outcome and outcome.status and outcome.status.state is State.SUCCEEDED:
+            return outcome  # before it could be ended
+        raise AirflowException(f"this task was stopped{f', and {outcome.run} ended' if outcome else ''}")
 
-    def _finish(self, context: Context, run: Run, status: Status) -> dict[str, Any]:
-        """The rest of the log, the XComs, and what the task returns."""
-        assert self._backend is not None  # noqa: S101 - there is no run without one
-        self._interruptible = False
+    def _wanted(self, context: Context) -> bool:
+        """Whether Airflow still wants this try. Where it can't be asked, nobody said no."""
+        with suppress(Exception):
+            return identity.wanted(context)
+        return True
+
+    def _show_link(self, context: Context, link: str) -> None:
+        """Has Airflow's page of the task lead to the run's while it runs; at the end Airflow sees to that itself."""
+        if link != self.link:
+            self.link = link
+            with self._telling():
+                context["ti"].xcom_push(RunLink().xcom_key, link)
+
+    def _finish(self, context: Context, backend: Backend, run: Run, status: Status) -> Any:
+        """Leaves the XComs; what the task returns."""
         self.link = status.link
-        self._show(run)
-        result = self._backend.result(run)
+        result = backend.result(run)
         if self.do_xcom_push:
             for name, address in result.outputs.items():
                 context["ti"].xcom_push(name, address)
@@ -305,80 +283,26 @@ class MlctlOperator(BaseOperator):
         }  # JSON has no NaN
         return {"run": str(run), "outputs": dict(result.outputs), "metrics": metrics}
 
-    def _show(self, run: Run) -> None:
-        """The log's new lines, into the task's log. One that can't be read now is read the next time."""
-        from mlctl import lifecycle
-        from mlctl.errors import Unavailable
-
-        assert self._backend is not None  # noqa: S101
-        try:
-            for logs in lifecycle.lines(self._backend, run, self._cursors.get(run, "")):
-                for line in logs.lines:
-                    self.log.info("%s", line)
-                self._cursors[run] = logs.cursor
-        except Unavailable as reason:
-            self.log.warning("%s", reason)
-
-    def _deadline(self) -> float | None:
-        return time.time() + self.execution_timeout.total_seconds() if self.execution_timeout else None
-
-    def _lend(self, conn_id: str | None) -> None:
-        """Gives this process the credentials of the connection that the target names."""
-        self._conn_id = conn_id
-        if conn_id:
-            from . import connections
-
-            connections.lend(connections.get(conn_id))
-
-    # How it ends
-
     @contextmanager
-    def _answering(self, context: Context) -> Iterator[None]:
-        """Answers Airflow in its own words: what to retry, what not, what to do about the run."""
-        from mlctl.errors import MlctlError, RunFailed, Unavailable
-
-        self._parent = os.getppid()
+    def _telling(self) -> Iterator[None]:
+        """What goes wrong here is told, and ends nothing."""
         try:
             yield
-        except _Terminated:
-            raise AirflowException(self._stopped(context)) from None
-        except AirflowTaskTimeout:
-            self._interruptible = False
-            self._cancel()
-            raise
-        except (RunFailed, Unavailable) as reason:
-            raise AirflowException(str(reason)) from None
-        except MlctlError as reason:
-            raise AirflowFailException(str(reason)) from None
-        finally:
-            self._interruptible = False
+        except Exception as reason:
+            self.log.warning("%s", reason)
 
-    def _stopped(self, context: Context) -> str:
-        """What SIGTERM means for the run: the user's act ends it; a worker's stop as `on_worker_stop` says."""
-        if self.on_worker_stop == "leave":
-            asked = True
-            with suppress(Exception):  # Airflow can't be asked: the run is not ours to end
-                asked = identity.wanted(context)
-            if asked:
-                return f"this worker stops; {self._run or 'the run'} goes on, and the next try finds it"
-        self._cancel()
-        return f"{self._run or 'the run'}: cancelled, for its task was stopped"
 
-    def _cancel(self) -> None:
-        """Asks for the end of what runs under this try's key. Where that fails, says so: there is no other moment."""
-        from mlctl import lifecycle
-        from mlctl.errors import MlctlError
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Answers Airflow in its own words: what to retry, and what not."""
+    from mlctl.errors import MlctlError, RunFailed, Unavailable
 
-        if self._backend is None:
-            return
-        runs = [self._run] if self._run else []
-        try:
-            if not runs and self._execution:  # stopped on its way to the platform
-                runs = [one.run for one in self._backend.find(self._execution.key) if not one.status.state.terminal]
-            for run in runs:
-                lifecycle.cancel(self._backend, run, _CANCEL_SECONDS)
-        except MlctlError as reason:
-            self.log.error("the run may go on: %s", reason)
+    try:
+        yield
+    except (RunFailed, Unavailable) as reason:
+        raise AirflowException(str(reason)) from None
+    except MlctlError as reason:
+        raise AirflowFailException(str(reason)) from None
 
 
 def _without_connections(known: Config) -> tuple[Config, dict[str, str]]:

@@ -1,0 +1,58 @@
+"""What a try keeps over its deferral, as JSON, in Airflow's database: enough to reach the run, from any worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import jobs
+
+if TYPE_CHECKING:
+    from airflow.sdk.exceptions import TaskDeferred
+
+    from mlctl.backend import Backend
+    from mlctl.lifecycle import Execution, Outcome
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """A run that a triggerer watches for the try. `made` says whether the try submitted it; `deadline`, in seconds since
+    1970, when `execution_timeout` is over; `secrets` are names."""
+
+    run: str
+    target: str
+    settings: Mapping[str, Any]
+    home: str
+    conn_id: str | None
+    deadline: float | None
+    made: bool
+    secrets: list[str]
+
+    @classmethod
+    def of(cls, execution: Execution, outcome: Outcome, conn_id: str | None, deadline: float | None) -> Deferral:
+        """The deferral of a run that goes on."""
+        at, secrets = execution.settings, list(execution.job.secrets)
+        return cls(str(outcome.run), at.target, dict(at.values), str(at.home), conn_id, deadline, outcome.made, secrets)
+
+    def begin(self, log_interval: float | None, cursor: str) -> TaskDeferred:
+        """What hands the wait to a triggerer; to be raised. The log is shown from `cursor` on."""
+        from airflow.sdk.exceptions import TaskDeferred
+
+        from .triggers import RunTrigger
+
+        kept = asdict(self)
+        watched = {name: kept[name] for name in ("run", "target", "settings", "home", "conn_id", "deadline")}
+        # A triggerer can't mask secrets that it doesn't know: such a job's log is shown by the worker, at the end.
+        trigger = RunTrigger(**watched, log_interval=None if self.secrets else log_interval, cursor=cursor)
+        return TaskDeferred(trigger=trigger, method_name="resume", kwargs=kept)
+
+    def reach(self) -> Backend:
+        """The run's platform, with its connection's credentials, the job's secrets masked."""
+        from mlctl.backend import Settings, load
+        from mlctl.runs import Run
+
+        jobs.lend(self.conn_id)
+        jobs.mask(self.secrets, self.settings)
+        return load(Run.parse(self.run).backend, Settings(self.target, self.settings, Path(self.home)))
