@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from prefect_harness import Jobs, end, until
+from prefect_harness import FLOWS, Jobs, Prefect, end, until
+
+from behaviour import PLUGIN, SECRET, TOKEN
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -25,6 +27,7 @@ collect_ignore_glob = [] if find_spec("prefect.task_engine") else ["test_*.py"]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "default")  # what Prefect and its libraries warn about is theirs to mend
+    config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")  # its artifacts leave their client open
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +60,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         until(healthy, 120, "the server")
         yield env | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     finally:
+        end(process)
+
+
+@pytest.fixture(scope="session")
+def runner(server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of flows; and a runner that executes what the server has for it, each in a process of its own."""
+    env = {**server, "PYTHONPATH": str(PLUGIN), TOKEN: SECRET, "MLCTL_HOME": "/nowhere"}
+    with (tmp_path_factory.mktemp("runner") / "runner.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(FLOWS)], env=env, stdout=log, stderr=log, start_new_session=True
+        )
+    yield env
+    end(process)
+
+
+@pytest.fixture
+def prefect(client: SyncPrefectClient, runner: dict[str, str], tmp_path: Path) -> Iterator[Prefect]:
+    made = Prefect(client, runner, tmp_path)
+    yield made
+    for process in made.processes:
         end(process)
 
 

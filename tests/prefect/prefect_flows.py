@@ -1,85 +1,60 @@
-"""Flows that tests execute in processes of their own, and ways for such a process to die at a chosen stage."""
+"""Flows that tests have executed in processes of their own: by a runner that serves them, or by a plain process."""
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from mlctl.backends.local import Local
-from mlctl_prefect import mlctl_train, stop_jobs
-from mlctl_prefect.drive import Drive
-
-STAGE = os.environ.get("STAGE", "")
-TRACE, GATE = Path(os.environ["TRACE"]), Path(os.environ["TRACE"]).with_name("submit-gate")
-train = mlctl_train(os.environ["JOB"])
-_submit, _stop = Local.submit, Drive.stop
+from mlctl_prefect import MlctlResult, mlctl_task, stop_jobs
 
 
-def say(word: str) -> None:
-    with TRACE.open("a") as trace:
-        print(word, file=trace)
-
-
-def die(*_: Any) -> Any:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def submit_and_die(*args: Any) -> Any:
-    _submit(*args)
-    die()
-
-
-def submit_slowly(*args: Any) -> Any:
-    say("submitting")
-    while not GATE.exists():
-        time.sleep(0.02)
-    return _submit(*args)
-
-
-def stop_and_say(drive: Drive) -> None:
-    say("stopping")
-    _stop(drive)
-
-
-STAGES: dict[str, tuple[type, str, Callable[..., Any]]] = {
-    "before submit": (Local, "submit", die),
-    "after submit": (Local, "submit", submit_and_die),
-    "after success": (Local, "result", die),
-    "slow submit": (Local, "submit", submit_slowly),
-}
-if STAGE:
-    setattr(*STAGES[STAGE])
-    Drive.stop = stop_and_say  # type: ignore[method-assign]
+@flow(persist_result=True)
+def pipeline(call: dict[str, Any], home: str) -> MlctlResult:
+    """A call of the contract of behaviour, and what is to follow it; the last one's result."""
+    os.environ["MLCTL_HOME"] = home
+    inputs: dict[str, str] = {}
+    while True:
+        task = mlctl_task(
+            call["job"],
+            target=call["target"],
+            retries=call["retries"],
+            timeout_seconds=call["limit"],
+            persist_result=False,
+        )
+        result: MlctlResult = task(call["params"], inputs)
+        if not call["then"]:
+            return result
+        call, inputs = call["then"], {"before": result.outputs["model"]}
 
 
 @flow
-def nightly(how: str = "call") -> str:
+def nightly(job: Path, home: str, how: str = "call") -> str:
+    os.environ["MLCTL_HOME"] = home
+    train = mlctl_task(job)
     if how == "submit":
         return str(train.submit().result().run)
     if how == "map":
         return str([one.result().run for one in train.map([{}, {}])])
+    if how == "subflow":
+        return nightly(job, home)
     return str(train().run)
 
 
 @flow
-async def nightly_async() -> str:
-    return str((await train()).run)
+async def nightly_async(job: Path, home: str) -> str:
+    os.environ["MLCTL_HOME"] = home
+    return str((await mlctl_task(job)()).run)
 
 
 @flow(on_crashed=[stop_jobs])
-def fragile() -> str:
-    return str(train().run)
+def fragile(job: Path, home: str) -> str:
+    return nightly(job, home, "subflow")
 
 
 if __name__ == "__main__":
     from prefect import serve
 
-    serve(*(one.to_deployment("tested") for one in (nightly, nightly_async, fragile)))  # type: ignore[attr-defined]
-    sys.exit()
+    serve(*(one.to_deployment("tested") for one in (pipeline, nightly, nightly_async, fragile)))  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 
 from mlctl.job import Job
 from mlctl.lifecycle import Execution
-from mlctl.runs import Result, Run, Status
+from mlctl.runs import Result, Run
 
 __all__ = ["PLAN", "plan", "read_plan"]
 
@@ -44,9 +44,8 @@ def read_plan(text: str) -> dict[str, Any]:
     return read
 
 
-def link(job: Job, run: Run, status: Status | None, logger: Any) -> None:
+def link(job: Job, run: Run, page: str, logger: Any) -> None:
     """The platform's page of the run, where it has one; its URL, which `mlctl status` takes, in any case."""
-    page = status.link if status else ""
     _make(
         logger, create_link_artifact, page or str(run), link_text=run.name, key=f"{job.name}-run", description=str(run)
     )

@@ -24,28 +24,29 @@ class MlctlRun(JobRun[MlctlResult]):
 
     @property
     def url(self) -> str:
-        """The run, from anywhere; `mlctl.reach` and `mlctl status` take it."""
-        return str(self._drive.started.result())
+        """The attempt in hand, from anywhere; `mlctl.reach` and `mlctl status` take it."""
+        assert self._drive.outcome  # noqa: S101 - it has begun
+        return str(self._drive.outcome.run)
 
     def wait_for_completion(self) -> Any:
         """Returns once the job has succeeded. Raises RunFailed. Whatever interrupts the wait ends the job."""
         if asynchronous():
             return self._completed()
-        self._drive.wait()
+        self._drive.result()
         return None
 
     async def _completed(self) -> None:
-        await self._drive.wait_async()
+        await self._drive.result_async()
 
     def fetch_result(self) -> Any:
         """The job's MlctlResult; waits for it where need be. Raises RunFailed."""
-        return self._drive.wait_async() if asynchronous() else self._drive.wait()
+        return self._drive.result_async() if asynchronous() else self._drive.result()
 
     def cancel(self) -> Any:
         """Ends the job, and waits some time for its end."""
         if asynchronous():
-            return asyncio.to_thread(self._drive.stop)
-        return self._drive.stop()
+            return asyncio.to_thread(self._drive.end)
+        return self._drive.end()
 
 
 class MlctlJob(JobBlock[MlctlResult]):
@@ -75,16 +76,16 @@ class MlctlJob(JobBlock[MlctlResult]):
         Raises mlctl's errors for a wrong job and configuration.
         """
         call = Call(**{name: getattr(self, name) for name in Call.model_fields if name in type(self).model_fields})
-        known, retry = key or next_key(self._block_document_name or call.name), again()
+        known, retry = key or next_key(self._block_document_name or call.name), again(key)
         drive = Drive(lambda: call.execution(params, inputs, known, retry), self.logger)
-        return _started(drive) if asynchronous() else _begun(drive)
+        return _begun_async(drive) if asynchronous() else _begun(drive)
 
 
 def _begun(drive: Drive) -> MlctlRun:
-    drive.started.result()
+    drive.begun()
     return MlctlRun(drive)
 
 
-async def _started(drive: Drive) -> MlctlRun:
-    await asyncio.wrap_future(drive.started)
+async def _begun_async(drive: Drive) -> MlctlRun:
+    await drive.begun_async()
     return MlctlRun(drive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
 from collections import Counter
@@ -64,37 +65,44 @@ _lock = threading.Lock()
 def next_key(name: str) -> str:
     """The key of this call: the flow run, `name`, and how often it was called there before.
 
-    Called from within another task, that task's run stands for the flow run: its key holds over the task's retries.
-    Empty outside of both: each call is a new run.
+    A subflow is known by its place in the flow that calls it, which stays where Prefect starts it anew. Called from
+    within another task, that task's run stands for the flow run: its key holds over the task's retries. Empty outside
+    of both: each call is a new run.
     """
-    context: TaskRunContext | FlowRunContext | None = TaskRunContext.get() or FlowRunContext.get()
-    run = getattr(context, "task_run", None) or getattr(context, "flow_run", None)
-    if context is None or run is None:
+    task, flow = TaskRunContext.get(), FlowRunContext.get()
+    if task:
+        place = task.task_run.id
+    elif flow and flow.flow_run:
+        run = flow.flow_run
+        place = run.id if run.deployment_id or not run.parent_task_run_id else run.parent_task_run_id
+    else:
         return ""
+    context = task or flow
     with _lock:
         if id(context) not in _counts:
             _counts[id(context)] = Counter()
             weakref.finalize(context, _counts.pop, id(context), None)
         number = _counts[id(context)][name]
         _counts[id(context)][name] += 1
-    return f"prefect/{run.id}/{name}/{number}"
+    return f"prefect/{place}/{name}/{number}"
 
 
-def again() -> bool:
-    """Whether this is a later try, of the task or of its flow run: then a job that ended badly is tried again."""
+def again(key: str | None) -> bool:
+    """Whether a job that ended badly under the key is tried again: at a later try of the task or of its flow run.
+
+    So it is at each under a key that `next_key` made, where none came before: there is nothing at the first.
+    """
     task, flow = TaskRunContext.get(), FlowRunContext.get()
-    return bool((task and task.task_run.run_count > 1) or (flow and flow.flow_run and flow.flow_run.run_count > 1))
+    later = (task and task.task_run.run_count > 1) or (flow and flow.flow_run and flow.flow_run.run_count > 1)
+    return bool(not key or later)
 
 
 def asynchronous() -> bool:
-    """Whether the caller awaits what it calls: it is an async flow or task, or runs on an event loop outside of both."""
-    import asyncio
-
-    task, flow = TaskRunContext.get(), FlowRunContext.get()
-    if task or flow:
-        return bool(task.task.isasync if task else flow and flow.flow and flow.flow.isasync)
+    """Whether the caller awaits what it calls: it runs on an event loop, and in no flow or task that is a plain function."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return False
-    return True
+    task, flow = TaskRunContext.get(), FlowRunContext.get()
+    around = task.task if task else flow.flow if flow else None
+    return around is None or around.isasync

@@ -1,153 +1,133 @@
-"""One run, driven by a thread of its own: started, waited for, its log copied to Prefect's, its artifacts made.
-
-A thread, because a signal, a timeout or a cancelled coroutine may interrupt whoever waits at any instruction, and what
-is being submitted then must be finished, seen and ended, not torn. It blocks nobody's event loop, and there are no
-async twins.
-"""
+"""A job driven for a flow: its log in Prefect's, its artifacts on the flow run, its end when the flow run's is asked for."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
+import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from prefect.exceptions import CancelledRun
 
-from mlctl import lifecycle
-from mlctl.errors import MlctlError, RunFailed
-from mlctl.runs import Run, State, Status
+from mlctl import drive
+from mlctl.errors import Interrupted, MlctlError, RunFailed
+from mlctl.lifecycle import Execution, Outcome
+from mlctl.runs import Run
 
-from . import artifacts, flowstate, masking
+from . import artifacts, flowstate
 from .results import MlctlResult
 
 __all__ = ["Drive"]
 
-_TICK = 1.0  # seconds: how late a thread sees Prefect's timeout, which comes between two instructions of Python
+T = TypeVar("T")
+
 _GRACE = 25.0  # seconds to see a job's end after asking for it; Prefect's runner kills a cancelled flow after 30
 
 
-class Drive:
-    """A job on its way. `logger` gets the job's lines, and what is worth telling about it.
+class Drive(drive.Drive):
+    """mlctl's Drive in a flow. `logger` gets the job's lines, and what is worth telling about it.
 
-    `start` and `result` block; `wait` and `wait_async` are for whoever may be interrupted, and end the job then.
+    What interrupts a wait here, of whoever waits, ends the job. Errors of mlctl come without the frames of this thread.
     """
 
-    def __init__(self, make: Callable[[], lifecycle.Execution], logger: Any) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Execution], logger: Any) -> None:
         self._logger = logger
-        self._execution: lifecycle.Execution | None = None
-        self._outcome: lifecycle.Outcome | None = None
-        self._cursors: dict[Run, str] = {}
-        self._mask: Callable[[str], str] = str
-        self._called_off = threading.Event()
-        self.started: Future[Run] = Future()
-        self.done: Future[MlctlResult] = Future()
-        context = contextvars.copy_context()  # artifacts find their task run by it
-        threading.Thread(target=context.run, args=(self._work,), name="mlctl-prefect", daemon=True).start()
+        self._shown: tuple[Run, str] | None = None  # whose link the flow run has, and where that leads
+        self._cancelled = False  # the flow run, as the server has it
+        self._result: MlctlResult | None = None
+        self._reading = threading.Lock()
+        say = lambda line: logger.info("%s", line)  # noqa: E731
+        super().__init__(make, say, see=self._follow, before=self._prepare)
 
     # In the thread
 
-    def _work(self) -> None:
-        try:
-            result = self._run()
-        except BaseException as error:
-            if not self.started.done():
-                self.started.set_exception(error)
-            self.done.set_exception(error)
-        else:
-            self.done.set_result(result)
-
-    def _run(self) -> MlctlResult:
-        execution = self._execution = self._make()
-        execution.prepare()
-        self._mask = masking.mask(execution.job, execution.settings)
+    def _prepare(self, execution: Execution) -> None:
+        self._ask()  # then nothing is started
         artifacts.plan(execution, self._logger)
-        if self._called_off.is_set():
-            execution.stop()
-            raise CancelledRun("the run was cancelled before the job was started")
-        outcome = self._outcome = execution.start()
-        if not outcome.made:
-            execution.again = False  # what was found counts as this try's own
-        self._logger.info("%s %s on %s", "Started" if outcome.made else "Found", outcome.run, execution.settings.target)
-        artifacts.link(execution.job, outcome.run, outcome.status, self._logger)
-        self.started.set_result(outcome.run)
-        try:
-            outcome = self._outcome = execution.wait(outcome, each=self._each)
-        except CancelledRun:
-            self.stop()
-            raise
-        status = outcome.status
-        assert status is not None  # noqa: S101 - wait without a timeout returns at the end only
-        self._copy_log(outcome.run)
-        if status.state is not State.SUCCEEDED:
-            raise masking.masked(RunFailed(outcome.run, status), self._mask)
-        left = execution.backend.result(outcome.run)
-        artifacts.results(execution.job, left, self._logger)
-        return MlctlResult.of(execution.job, outcome.run, status, left)
 
-    def _each(self, run: Run, status: Status) -> None:
-        assert self._execution and self._outcome  # noqa: S101 - set before anything is waited for
-        if self._outcome.run != run:  # the job's own `retry` was spent, or somebody else ended the run
-            self._outcome = lifecycle.Outcome(run, True, status)
-            artifacts.link(self._execution.job, run, status, self._logger)
-        self._copy_log(run)
-        if not status.state.terminal and not self._called_off.is_set() and flowstate.cancelled():
-            raise CancelledRun("the flow run was cancelled, and the job with it")
+    def _follow(self, outcome: Outcome) -> None:
+        assert self.execution  # noqa: S101 - there is no run without one
+        run, status = outcome.run, outcome.status
+        if self._shown is None or self._shown[0] != run:
+            word = "Started" if outcome.made else "Found"
+            self._logger.info("%s %s on %s", word, run, self.execution.settings.target)
+        link = status.link if status else ""
+        if self._shown != (run, link):
+            self._shown = run, link
+            artifacts.link(self.execution.job, run, link, self._logger)
+        if not (status and status.state.terminal):
+            self._ask()
 
-    def _copy_log(self, run: Run) -> None:
-        assert self._execution  # noqa: S101 - set before anything is waited for
-        try:
-            for logs in lifecycle.lines(self._execution.backend, run, self._cursors.get(run, "")):
-                for line in logs.lines:
-                    self._logger.info("%s", self._mask(line))
-                self._cursors[run] = logs.cursor
-        except MlctlError as error:  # its log is late; the run isn't
-            self._logger.warning("%s: the log can't be read now: %s", run.name, error)
+    def _ask(self) -> None:
+        if not self._cancelled and flowstate.cancelled():
+            self._cancelled = True
+            self.call_off()
 
     # For whoever waits
 
-    def stop(self) -> None:
-        """Ends the job, wherever it is on its way, and waits some time for its end. Never raises mlctl's errors."""
-        self._called_off.set()
-        if self._execution:
-            self._execution.stop()
-        if not self._outcome and not self.done.done():  # being submitted: the submit ends what it starts
-            with contextlib.suppress(Exception):
-                self.started.result(_GRACE)
-        if not self._execution or not self._outcome:
-            return
-        try:
-            status = lifecycle.cancel(self._execution.backend, self._outcome.run, _GRACE)
-        except MlctlError as error:
-            self._logger.error("%s could not be cancelled: %s", self._outcome.run, error)
-        else:
-            self._logger.info("%s is %s", self._outcome.run, status.state.value if status else "stopping")
+    def begun(self) -> Outcome:
+        """Once the job is started, or found."""
+        return self._waited(self.started.result)
 
-    def wait(self) -> MlctlResult:
-        """The result. Raises RunFailed and mlctl's other errors. Whatever interrupts the wait ends the job."""
+    async def begun_async(self) -> Outcome:
+        """As `begun`, for an event loop."""
+        return await self._awaited(asyncio.wrap_future(self.started))
+
+    def result(self) -> MlctlResult:
+        """What the job left. Raises RunFailed and mlctl's other errors; CancelledRun where the flow run was cancelled."""
+        return self._waited(lambda: self._left(self.succeeded()))
+
+    async def result_async(self) -> MlctlResult:
+        """As `result`, for an event loop."""
+        await self._awaited(asyncio.wrap_future(self.done))
+        return await self._awaited(asyncio.to_thread(lambda: self._left(self.succeeded())))
+
+    def end(self) -> None:
+        """Ends the job, wherever it is on its way, and waits some time for its end. What goes wrong is logged."""
         try:
-            while True:
-                with contextlib.suppress(NotYet):
-                    return self.done.result(_TICK)
-                if self.done.done():  # its own error is a timeout
-                    return self.done.result()
+            outcome = self.stop(_GRACE)
+        except Exception as error:
+            self._logger.log(logging.INFO if isinstance(error, Interrupted) else logging.ERROR, "%s", error)
+        else:
+            assert outcome.status  # noqa: S101 - else `stop` had raised
+            self._logger.info("%s is %s", outcome.run, outcome.status.state.value)
+
+    def _left(self, outcome: Outcome) -> MlctlResult:
+        """Read once, and shown on the flow run, however many ask."""
+        assert self.execution and outcome.status  # noqa: S101 - it has ended
+        with self._reading:
+            if self._result is None:
+                job, run = self.execution.job, outcome.run
+                left = self.execution.backend.result(run)
+                artifacts.results(job, left, self._logger)
+                self._result = MlctlResult.of(job, run, outcome.status, left)
+        return self._result
+
+    def _waited(self, answer: Callable[[], T]) -> T:
+        try:
+            return answer()
+        except MlctlError as error:
+            raise self._told(error) from None
         except Exception:
             raise
         except BaseException:  # a signal, Ctrl-C, Prefect's cancellation and timeouts
-            self.stop()
+            self.end()
             raise
 
-    async def wait_async(self) -> MlctlResult:
-        """As `wait`, for an event loop."""
+    async def _awaited(self, answer: Awaitable[T]) -> T:
         try:
-            return await asyncio.shield(asyncio.wrap_future(self.done))
+            return await asyncio.shield(answer)
+        except MlctlError as error:
+            raise self._told(error) from None
         except Exception:
             raise
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(self.stop))
+            await asyncio.shield(asyncio.to_thread(self.end))
             raise
+
+    def _told(self, error: MlctlError) -> Exception:
+        """The error as Prefect and its user should have it: one line, without the frames of mlctl's thread."""
+        if self._cancelled and isinstance(error, (Interrupted, RunFailed)):
+            return CancelledRun("the flow run was cancelled, and the job with it")
+        return error.with_traceback(None)

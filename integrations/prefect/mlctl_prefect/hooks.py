@@ -8,61 +8,91 @@ or it crashed. Without it on `on_crashed`, a crashed flow run's jobs go on, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, TaskRunFilter
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    TaskRunFilter,
+)
 from prefect.client.schemas.sorting import ArtifactSort
-from prefect.logging import get_logger
+from prefect.logging.loggers import flow_run_logger
 
 from mlctl import backend as backends
 from mlctl import lifecycle
-from mlctl.backend import Settings
+from mlctl.backend import Backend, Settings
 from mlctl.errors import MlctlError
-from mlctl.runs import Key
+from mlctl.runs import Key, Run
 
 from .artifacts import PLAN, read_plan
 
 __all__ = ["stop_jobs"]
 
 _PAGE = 100
-_GRACE = 20.0  # seconds to see the end of each job
+_GRACE = 20.0  # seconds to see the ends of all jobs
 
 
 def stop_jobs(flow: Any, flow_run: Any, state: Any) -> None:
-    """A flow's hook: asks for the end of every job that the flow run started, and says what became of each."""
-    logger = get_logger("mlctl")
+    """A flow's hook: asks for the end of every job that the flow run and its subflows started, and says in its log what
+    became of each."""
+    logger = flow_run_logger(flow_run, flow)
+    running: list[tuple[Backend, Run]] = []
     for shown in _plans(flow_run.id):
-        settings = Settings(shown["target"], shown["settings"], Path(shown["home"]))
         try:
-            backend = backends.load(shown["backend"], settings)
+            backend = backends.load(shown["backend"], Settings(shown["target"], shown["settings"], Path(shown["home"])))
             for found in backend.find(Key(shown["key"], shown["job"])):
-                if not found.status.state.terminal:
-                    status = lifecycle.cancel(backend, found.run, _GRACE)
-                    logger.info("%s is %s", found.run, status.state.value if status else "stopping")
+                if not found.status.state.terminal and not lifecycle.cancel(backend, found.run, 0):
+                    running.append((backend, found.run))
         except MlctlError as error:
             logger.error("%s, key %s: could not be ended: %s", shown["job"], shown["key"], error)
+    deadline = time.monotonic() + _GRACE
+    for backend, run in running:  # once all have been asked
+        try:
+            status = lifecycle.cancel(backend, run, max(0.0, deadline - time.monotonic()))
+        except MlctlError as error:
+            logger.error("%s: was asked to end; whether it has can't be seen: %s", run, error)
+        else:
+            logger.info("%s is %s", run, status.state.value if status else "stopping")
 
 
-def _plans(flow_run: Any) -> Iterator[dict[str, Any]]:
-    """What every call of the flow run planned, each key once."""
+def _plans(flow_run: UUID) -> Iterator[dict[str, Any]]:
+    """What every call of the flow run and its subflows planned, each key once."""
     seen: set[str] = set()
-    asked: dict[str, Any] = {  # all of it: the client sends null for what is left out, and the server refuses that
-        "artifact_filter": ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run])),
-        "flow_run_filter": FlowRunFilter(),
-        "task_run_filter": TaskRunFilter(),
-        "sort": ArtifactSort.ID_DESC,
-        "limit": _PAGE,
-    }
     with get_client(sync_client=True) as client:
-        offset = 0
-        while page := client.read_artifacts(**asked, offset=offset):
-            offset += len(page)
-            for artifact in page:
-                if artifact.description == PLAN and isinstance(artifact.data, str):
-                    shown = read_plan(artifact.data)
-                    if shown["key"] not in seen:
-                        seen.add(shown["key"])
-                        yield shown
+        asked: dict[str, Any] = {  # all of it: the client sends null for what is left out, and the server refuses that
+            "artifact_filter": ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=_family(client, flow_run))),
+            "flow_run_filter": FlowRunFilter(),
+            "task_run_filter": TaskRunFilter(),
+            "sort": ArtifactSort.ID_DESC,
+        }
+        for artifact in _all(client.read_artifacts, **asked):
+            if artifact.description == PLAN and isinstance(artifact.data, str):
+                shown = read_plan(artifact.data)
+                if shown["key"] not in seen:
+                    seen.add(shown["key"])
+                    yield shown
+
+
+def _family(client: SyncPrefectClient, flow_run: UUID) -> list[UUID]:
+    """The flow run and the subflows in its process; a deployment's run has a process, and hooks, of its own."""
+    family = level = [flow_run]
+    while level:
+        below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=level))
+        level = [one.id for one in _all(client.read_flow_runs, flow_run_filter=below) if not one.deployment_id]
+        family = family + level
+    return family
+
+
+def _all(read: Callable[..., Any], **asked: Any) -> Iterator[Any]:
+    """What `read` answers, page by page."""
+    offset = 0
+    while page := read(**asked, limit=_PAGE, offset=offset):
+        yield from page
+        offset += len(page)

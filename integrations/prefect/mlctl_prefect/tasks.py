@@ -29,19 +29,25 @@ def _drive(params: Any, inputs: Any, key: str | None, call: Call | None) -> Driv
     if context is None:
         raise InvalidJob("this runs in Prefect: call the task, not its fn")
     asked = call or cast(MlctlTask, context.task).call  # none given: a background task, from its own queue
-    known = key or asked.key or f"prefect/{context.task_run.id}"
-    retry = again()
+    known, retry = key or asked.key or f"prefect/{context.task_run.id}", again(key)
     return Drive(lambda: asked.execution(params, inputs, known, retry), get_run_logger())
 
 
 def _run(params: Any = None, inputs: Any = None, key: str | None = None, call: Call | None = None) -> MlctlResult:
-    return _drive(params, inputs, key, call).wait()
+    return _drive(params, inputs, key, call).result()
 
 
 async def _run_async(
     params: Any = None, inputs: Any = None, key: str | None = None, call: Call | None = None
 ) -> MlctlResult:
-    return await _drive(params, inputs, key, call).wait_async()
+    return await _drive(params, inputs, key, call).result_async()
+
+
+async def _awaited(result: Any) -> Any:
+    try:
+        return await result
+    except MlctlError as error:  # its frames are Prefect's engine, and the flow's log shows them all
+        raise error.with_traceback(None) from None
 
 
 class MlctlTask(Task[Any, MlctlResult]):
@@ -94,10 +100,15 @@ class MlctlTask(Task[Any, MlctlResult]):
         wait_for: Any = None,
     ) -> Any:
         """The job's result; in an async flow, what to await for it."""
-        task = self._as(self, fn=_run_async, isasync=True) if asynchronous() else self
-        call = self._called()
-        run = super(MlctlTask, task).__call__
-        return run(params, inputs, key, call, return_state=return_state, wait_for=wait_for)
+        given = params, inputs, key, self._called()
+        options: Any = {"return_state": return_state, "wait_for": wait_for}
+        if asynchronous():
+            task = self._as(self, fn=_run_async, isasync=True)
+            return _awaited(super(MlctlTask, task).__call__(*given, **options))
+        try:
+            return super().__call__(*given, **options)
+        except MlctlError as error:
+            raise error.with_traceback(None) from None
 
     def submit(  # type: ignore[override]
         self,
