@@ -64,6 +64,7 @@ def test_every_reason_has_its_exit_code_tested() -> None:
         (failed(Reason.OOM, "killed"), "churn-train-abcdefghijklmnop-0: failed (oom): killed"),
         (failed(None), "churn-train-abcdefghijklmnop-0: failed"),
         (failed(Reason.CANCELLED, "", State.CANCELLED), "churn-train-abcdefghijklmnop-0: cancelled"),
+        (failed(Reason.CANCELLED, "cancelled", State.CANCELLED), "churn-train-abcdefghijklmnop-0: cancelled"),
         (
             failed(Reason.ERROR, "line one\nline two"),
             "churn-train-abcdefghijklmnop-0: failed (error): line one line two",

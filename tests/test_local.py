@@ -1146,7 +1146,7 @@ def holders(handle: mlctl.RunHandle) -> set[int]:
     return found
 
 
-@pytest.fixture(params=["/bin/sh", "dash", "bash --posix", "busybox sh"])
+@pytest.fixture(params=["/bin/sh", "dash", "bash --posix", "busybox"])
 def shell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The shims of this test run under this shell: /bin/sh is another one on each system."""
     words = request.param.split()
@@ -1156,7 +1156,7 @@ def shell(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     real = os.posix_spawn
 
     def spawn(_: str, argv: list[str], *rest: Any, **options: Any) -> int:
-        return real(path, [*words, *argv[1:]], *rest, **options)
+        return real(path, [argv[0], *words[1:], *argv[1:]], *rest, **options)
 
     monkeypatch.setattr(os, "posix_spawn", spawn)
     return str(request.param)

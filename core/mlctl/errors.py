@@ -9,7 +9,7 @@
     ├─ Unavailable           throttled, 5xx, network, full disk; worth another try           exit 75
     ├─ RunExists             the name is taken: somebody submitted this attempt before       exit 70
     ├─ RunNotFound           the platform knows no such run                                  exit 70
-    ├─ Interrupted           the caller was told to stop before anything was started         exit 130
+    ├─ Interrupted           the caller was told to stop, and there is nothing to end        exit 130
     └─ RunFailed             the job itself ended badly: see `status.reason`                 exit 1, 75, 124, 130
 
 Exit codes 70, 75 and 77 are those of sysexits.h (EX_SOFTWARE, EX_TEMPFAIL, EX_NOPERM); 124 is timeout(1)'s; 130 a
@@ -106,7 +106,7 @@ class RunNotFound(MlctlError):
 
 
 class Interrupted(MlctlError):
-    """The caller was told to stop, and nothing had been started."""
+    """The caller was told to stop, and there is nothing to end: not yet, or no more."""
 
     exit_code = 130
 
@@ -118,7 +118,7 @@ class RunFailed(MlctlError):
         text = f"{run.name}: {status.state.value}"
         if status.reason and status.reason.value != status.state.value:
             text += f" ({status.reason.value})"
-        if status.message:
+        if status.message not in ("", status.state.value):
             text += f": {' '.join(status.message.split())}"
         super().__init__(text)
         self.run = run

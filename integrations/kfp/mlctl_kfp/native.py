@@ -6,6 +6,7 @@ given up without changing the job's result is refused.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,8 @@ __all__ = ["FEATURES", "component", "plan"]
 
 log = logging.getLogger("mlctl.kfp")
 
+_GRACE = 10  # seconds between SIGTERM and SIGKILL, when the job's time is up
+
 _TYPES: Mapping[str, str] = {
     "string": "STRING", "integer": "NUMBER_INTEGER", "number": "NUMBER_DOUBLE", "boolean": "BOOLEAN", "array": "LIST",
     "object": "STRUCT",
@@ -37,7 +40,7 @@ FEATURES = Features(
     honours=frozenset(
         {
             "image", "command.shell", "params", "inputs", "inputs.mode.download", "outputs", "outputs.mode.upload", "env",
-            "resources.cpu", "resources.memory", "resources.accelerators",
+            "resources.cpu", "resources.memory", "resources.accelerators", "timeout",
         }
     ),
     loses={
@@ -49,7 +52,6 @@ FEATURES = Features(
         "resources.disk": "the pod has what its node gives it",
         "resources.shm": "the pod has what its node gives it",
         "resources.spot": "the pod runs where the cluster puts it",
-        "timeout": "KFP bounds no step's time",
         "queue_timeout": "KFP bounds no step's wait",
         "labels": "not put on the pod",
         "tags": "not put on the pod",
@@ -60,22 +62,26 @@ FEATURES = Features(
 def component(job: api.JobLike, *, image: str = "") -> Callable[..., Any]:
     """What makes a task of the job, inside a pipeline: `train(lr=0.1, data=process.outputs["data"])`.
 
-    `image` has the job's code in its working folder; without it, the job names one. Raises InvalidJob; Unsupported for
-    what a native step can't honour; Denied where a rule forbids it.
+    `image` has the job's code in its working folder; without it, the job names one. KFP's cache is off for the task, as
+    for every job; `.set_caching_options(True)` turns it on. Raises InvalidJob; Unsupported for what a native step can't
+    honour; Denied where a rule forbids it.
     """
     from kfp import components
+    from kfp.dsl.pipeline_channel import extract_pipeline_channels_from_any as known_later
 
+    job = api.load(job)
     made = plan(job, image=image)
     for loss in made.losses:
         log.warning("%s: %s is not honoured: %s", made.name, loss.field, loss.why)
     load = components.load_component_from_text(spec.dump(made.request["spec"]))
-    limits = made.request["resources"]
 
     def task(**arguments: Any) -> Any:
-        made = load(**arguments)
-        for name, value in limits.items():
-            getattr(made, f"set_{name}")(value)
-        return made
+        given = {name: value for name, value in arguments.items() if name not in job.inputs and not known_later(value)}
+        api.load(job, given)  # raises for a value that the job doesn't take
+        step = load(**arguments).set_caching_options(False)
+        for name, value in made.request["resources"].items():
+            getattr(step, f"set_{name}")(value)
+        return step
 
     task.__doc__ = load.description
     task.component = load  # type: ignore[attr-defined]  # what kfp.compiler takes
@@ -145,9 +151,23 @@ def _command(job: Job) -> dict[str, list[str]]:
         _refuse(job, ("command", "shell"), job.command.script)
     lines = [f'export {name}="$1"; shift' for name in exports]
     lines += [f'mkdir -p "$MLCTL_OUTPUT_{variable(name)}"' for name in job.outputs]
-    lines += ["MLCTL_CHECKPOINT_DIR=`mktemp -d`; export MLCTL_CHECKPOINT_DIR", 'exec "$@"']
-    words = job.command.rendered(_place)
-    return {"command": ["/bin/sh", "-e", "-c", "\n".join(lines), "sh"], "args": [*exports.values(), *words]}
+    lines += ["MLCTL_CHECKPOINT_DIR=`mktemp -d`; export MLCTL_CHECKPOINT_DIR"]
+    lines += ['case "$1" in /*) mkdir -p "${1%/*}"; printf %s "$2" >"$1";; esac; shift 2']
+    bound = ["timeout", "-k", str(_GRACE), str(job.timeout)] if job.timeout else []
+    words = [*exports.values(), *_told(job), *bound, *job.command.rendered(_place)]
+    return {"command": ["/bin/sh", "-e", "-c", "\n".join([*lines, 'exec "$@"']), "sh"], "args": words}
+
+
+def _told(job: Job) -> tuple[str, str]:
+    """The file in which kfp.local looks for a step's artifacts, and what it wants to find there.
+
+    A server's launcher leaves that placeholder as it is, and needs no file: it looks where the artifacts are to be.
+    """
+    artifacts = {
+        one.name: {"artifacts": [{"name": one.name, "uri": f"{{{{$.outputs.artifacts['{one.name}'].uri}}}}"}]}
+        for one in _outputs(job)
+    }
+    return "{{$.outputs.output_file}}", json.dumps({"artifacts": artifacts})
 
 
 def _place(placeholder: tuple[str, str]) -> str:

@@ -125,8 +125,8 @@ def spawn(
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0) if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0),
         *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
     ]
-    pid = os.posix_spawn(
-        "/bin/sh", ["mlctl", "-c", script, "mlctl", *args], dict(env), file_actions=actions, setsid=True, setsigmask=[],
+    pid = os.posix_spawn(  # its first word is "sh", by which busybox knows what it is to be
+        "/bin/sh", ["sh", "-c", script, "mlctl", *args], dict(env), file_actions=actions, setsid=True, setsigmask=[],
         setsigdef=_SETTABLE,
     )  # fmt: skip
     _children.add(pid)

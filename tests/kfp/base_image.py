@@ -1,0 +1,79 @@
+"""A base image without a registry: this machine's Python and busybox, and the libraries that they name."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import rpds
+
+_SKIPPED = {"test", "idlelib", "tkinter", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
+
+
+class _Tree:
+    """An archive of files of this machine, each with the libraries it is linked to."""
+
+    def __init__(self) -> None:
+        self.data = io.BytesIO()
+        self.tar = tarfile.open(fileobj=self.data, mode="w")  # noqa: SIM115 - closed by `bytes`
+        self.names: set[str] = set()
+
+    def add(self, path: str | Path, name: str | Path = "") -> None:
+        name = str(name or path).lstrip("/")
+        if name in self.names:
+            return
+        self.names.add(name)
+        self.tar.add(os.path.realpath(path), name, recursive=False)
+        if ".so" in name or os.access(path, os.X_OK):
+            self.add_libraries(path)
+
+    def add_libraries(self, path: str | Path) -> None:
+        linked = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
+        for library in re.findall(r"/\S+\.so\S*", linked):
+            self.add(library)
+
+    def add_folder(self, path: Path) -> None:
+        for folder, folders, files in os.walk(path):
+            folders[:] = [one for one in folders if one not in _SKIPPED and not one.startswith("config-")]
+            for file in files:
+                self.add(Path(folder, file))
+
+    def bytes(self) -> bytes:
+        self.tar.close()
+        return self.data.getvalue()
+
+
+def make(client: Any, name: str) -> None:
+    """Makes the image `name` in that engine. pip works there as it does here."""
+    tree, prefix = _Tree(), Path(sys.base_prefix)
+    tree.add(os.path.realpath(sys.executable), prefix / "bin/python3")
+    tree.add_folder(Path(os.__file__).parent)
+    for folder in ("/usr/share/python-wheels", "/etc/ssl/certs"):  # Debian's pip, for environments
+        tree.add_folder(Path(folder))
+    for module in Path(rpds.__file__).parent.glob(
+        "*.so"
+    ):  # of a package that pip installs; any Debian has what it needs
+        tree.add_libraries(module)
+    busybox = shutil.which("busybox")
+    assert busybox, "needs busybox: apt-get install busybox"
+    tree.add(busybox, "/bin/busybox")
+    for applet in subprocess.check_output([busybox, "--list"], text=True).split():
+        link = tarfile.TarInfo(f"bin/{applet}")
+        link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+        if applet != "busybox":
+            tree.tar.addfile(link)
+    for folder in ("tmp", "home"):
+        made = tarfile.TarInfo(folder)
+        made.type, made.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
+        tree.tar.addfile(made)
+    env = {"PATH": f"{prefix}/bin:/bin", **{name: text for name, text in os.environ.items() if name.startswith("PIP_")}}
+    client.api.import_image_from_data(
+        tree.bytes(), repository=name, tag="latest", changes=[f'ENV {key}="{text}"' for key, text in env.items()]
+    )
