@@ -126,6 +126,7 @@ class Standin:
         self.secrets: dict[tuple[str, str], str] = {}
         self.requests: list[dict[str, Any]] = []
         self.calls: list[str] = []
+        self.hidden: set[int] = set()
         self.hold = self.fault = ""
         self.slow = 0.0
         self.ended = threading.Event()
@@ -336,6 +337,8 @@ class Standin:
         run_id = int(query["run_id"])
         if run_id not in self.runs:
             raise Refused(400, "INVALID_PARAMETER_VALUE", f"Run {run_id} does not exist.")
+        if run_id in self.hidden:
+            raise Refused(403, "PERMISSION_DENIED", f"{USER} does not have View permissions on run {run_id}")
         return self.runs[run_id]
 
     def page(self, query: Mapping[str, str]) -> dict[str, Any]:
@@ -343,9 +346,8 @@ class Standin:
         if not 0 < limit < 25:
             raise Refused(400, "INVALID_PARAMETER_VALUE", "limit must be greater than 0 and less than 25")
         with self.lock:
-            found = [
-                run for run in self.runs.values() if query.get("active_only") != "true" or run["state"] != "TERMINATED"
-            ]
+            seen = [run for run in self.runs.values() if run["run_id"] not in self.hidden]
+            found = [run for run in seen if query.get("active_only") != "true" or run["state"] != "TERMINATED"]
         found.sort(key=lambda run: -run["run_id"])
         start = int(query.get("page_token") or 0)
         shown = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,22 @@ def test_what_cannot_be_honoured_is_refused(
 ) -> None:
     with pytest.raises(error, match=names):
         planned(tmp_path, values, **fields)
+
+
+def test_missing_sdk_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "databricks.sdk", None)
+    made = backend.load("databricks", Settings("dbx", {"root": f"{VOLUME}/runs"}, tmp_path))
+    with pytest.raises(InvalidConfig, match=r"targets\.dbx\.backend.*extra \[databricks\]"):
+        made.resolve(jobfile.load({"kind": "process", "name": "golden", "command": ["echo"]}))
+
+
+def test_sdk_is_imported_when_it_is_used(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; from mlctl import backend; "
+        "backend.load('databricks', backend.Settings('t', {'root': '/Volumes/a/b/c'}, pathlib.Path('.'))); "
+        "sys.exit(any(name.split('.')[0] in ('databricks', 'requests') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False, timeout=60).returncode == 0
 
 
 def test_spark_takes_addresses_as_they_are(tmp_path: Path) -> None:

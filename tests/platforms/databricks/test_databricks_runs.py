@@ -345,6 +345,24 @@ def test_status_of_many_costs_pages(made: Backend, standin: Standin) -> None:
     assert len(standin.calls) <= 6  # one look at what is active, and one call each
 
 
+def test_run_that_may_not_be_seen_spoils_no_other(made: Backend, standin: Standin) -> None:
+    with standin.broken(hold="QUEUED"):
+        runs = [started(made, job_of()) for _ in range(3)]
+        hidden = int(runs[1].scope.rpartition("/")[2])
+        standin.hidden.add(hidden)
+        try:
+            answer = made.status(runs)
+        finally:
+            standin.hidden.discard(hidden)
+        assert isinstance(answer[runs[1]], Unauthorized)
+        assert "View permissions" in str(answer[runs[1]])
+        assert [isinstance(answer[run], Status) for run in runs] == [True, False, True]
+        for run in runs:
+            made.cancel(run)
+    for run in runs:
+        ended(made, run)
+
+
 # doctor
 
 

@@ -280,7 +280,8 @@ def main(path: str, run_id: str) -> int:
             code, reason = 1, "error"
         else:
             log.secrets = [secret for secret in hidden if len(secret) > 3]
-            whole = {**os.environ, **env, "PYTHONUNBUFFERED": "1"}
+            path = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"
+            whole = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **env}
             code, reason = run_here(spec, env, log) if spec["spark"] else run_process(spec, whole, log)
         metrics = spec["here"] + "/metrics.jsonl"
         if os.path.exists(metrics):

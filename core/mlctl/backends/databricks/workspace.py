@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mlctl import __version__
 from mlctl.backend import Settings
 from mlctl.errors import InvalidJob, MlctlError, Unauthorized, Unavailable, one_line
 
@@ -45,7 +46,7 @@ class Workspace:
                     config=Config(
                         **given,
                         product="mlctl",
-                        product_version="0",
+                        product_version=__version__,
                         http_timeout_seconds=WAIT,
                         retry_timeout_seconds=RETRY,
                     )
