@@ -38,7 +38,7 @@ bench: dev               ## speed, beside peers; writes bench/results.json
 	@python bench/run.py $(ARGS)
 
 bench-orchestrators: dev ## the same inside the orchestrators, its second part; writes bench/orchestrators.json
-	@for name in bench-airflow airflow; do tools/env.sh $$name; done
+	@for name in bench-airflow $(ORCHESTRATORS); do tools/env.sh $$name; done
 	@python bench/orchestrators.py $(ARGS)
 
 chaos: dev               ## kill -9 at 200 random moments

@@ -1,6 +1,6 @@
-"""What mlctl costs inside the orchestrators, beside their own tasks in the same run: parsing DAGs, thousands of deferred runs.
+"""What mlctl costs inside the orchestrators, beside their own tasks: parsing DAGs, thousands of deferred runs, one task.
 
-    python bench/orchestrators.py [--quick] [--only parse|triggers]...
+    python bench/orchestrators.py [--quick] [--only parse|triggers|latency]...
 
 Run by the interpreter that has mlctl, after tools/env.sh has made the orchestrators' environments: see `make
 bench-orchestrators`. Subjects take turns. Nothing is asserted. The figures go to the console, and a part that was measured
@@ -20,7 +20,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from measure import ROOT, Sample, Table, about, installed, keep, report, scratch, show, take_turns
+from measure import ROOT, Sample, Table, about, installed, keep, report, scratch, show, summary, take_turns
 
 RESULTS = ROOT / "bench" / "orchestrators.json"
 DRIVERS = ROOT / "bench" / "drivers"
@@ -36,9 +36,10 @@ class Settings:
     deferred: tuple[int, ...] = (1_000, 10_000)
     ends: int = 200
     waiting_s: int = 30
+    task_rounds: int = 7
 
 
-QUICK = Settings(2, 50, (100,), 20, 5)
+QUICK = Settings(2, 50, (100,), 20, 5, 1)
 
 
 def run(env: str, words: list[str], folder: Path, **variables: str) -> str:
@@ -143,12 +144,48 @@ def triggers(settings: Settings) -> dict[str, Table]:
     return tables
 
 
+# --- one task
+
+
+def latency(settings: Settings) -> dict[str, Table]:
+    """One task at a time, in each orchestrator, with the harness of its tests: tests/NAME/bench_latency.py."""
+    tables = {}
+    for name in ("airflow", "kfp", "prefect", "jenkins"):
+        with scratch() as folder:
+            notes = folder / "latency"
+            words = [
+                "-m",
+                "pytest",
+                "--rootdir",
+                str(ROOT),
+                "-c",
+                str(ROOT / "pyproject.toml"),
+                "--basetemp",
+                str(folder / "tests"),
+            ]
+            words += [str(ROOT / "tests" / name / "bench_latency.py")]
+            run(name, words, folder, LATENCY=str(notes), ROUNDS=str(settings.task_rounds))
+            values: dict[str, dict[str, list[float]]] = {}
+            for line in notes.read_text().splitlines() if notes.exists() else ():
+                sample = json.loads(line)
+                figures = values.setdefault(sample.pop("subject"), {})
+                for figure, value in sample.items():
+                    figures.setdefault(figure, []).append(value)
+        if not values:
+            print(f"latency: {name} is left out: what its tests need isn't here, make test-{name} says what\n")
+            continue
+        table = {subject: {figure: summary(v) for figure, v in figures.items()} for subject, figures in values.items()}
+        tables[f"latency: {name}"] = table
+    return tables
+
+
 AIRFLOW = ("apache-airflow-core", "apache-airflow-providers-standard", "apache-airflow-task-sdk")
-PARTS: Mapping[str, tuple[str, tuple[str, ...], Callable[[Settings], dict[str, Table]]]] = {
-    "parse": ("bench-airflow", (*AIRFLOW, "apache-airflow-providers-amazon"), parse),
-    "triggers": ("airflow", AIRFLOW, triggers),
+PARTS: Mapping[str, tuple[Mapping[str, tuple[str, ...]], Callable[[Settings], dict[str, Table]]]] = {
+    "parse": ({"bench-airflow": (*AIRFLOW, "apache-airflow-providers-amazon")}, parse),
+    "triggers": ({"airflow": AIRFLOW}, triggers),
+    "latency": ({"airflow": AIRFLOW, "kfp": ("kfp",), "prefect": ("prefect",)}, latency),
 }
-"""Part -> the environment whose versions are told, the packages of those versions, what measures."""
+"""Part -> environment -> the packages whose versions are told; and what measures."""
 
 
 def main() -> None:
@@ -159,8 +196,11 @@ def main() -> None:
     if not Path("/proc/self/status").exists():
         raise SystemExit("bench: memory is read from /proc, which isn't here: run it on Linux")
     for part in options.only or PARTS:
-        env, packages, measure = PARTS[part]
-        results = about({"mlctl": version("mlctl"), **installed(ENVS / env, *packages)})
+        packages, measure = PARTS[part]
+        versions = {"mlctl": version("mlctl")}
+        for env, names in packages.items():
+            versions |= installed(ENVS / env, *names)
+        results = about(versions)
         print(json.dumps(results), "\nmedian, times the first row's [min, max]\n", flush=True)
         tables = measure(QUICK if options.quick else Settings())
         for title, table in tables.items():

@@ -1,0 +1,7 @@
+"""The plainest task: what tests/airflow/bench_latency.py puts mlctl's beside."""
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+
+with DAG("bash", schedule=None, is_paused_upon_creation=False):
+    BashOperator(task_id="one", bash_command="{{ dag_run.conf['command'] }}")
