@@ -211,6 +211,17 @@ def test_spark_program_runs_in_the_process_that_has_the_session(made: Backend, t
     assert log_of(made, run) == ["helped ['--x', '1'] databricks", "True"]
 
 
+def test_spark_program_is_ended_by_databricks(made: Backend, standin: Standin, tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "main.py").write_text("import time\ntime.sleep(600)\n")
+    spark = {"platforms": {"databricks": {"spark": True}}, "code": str(tmp_path / "code"), "timeout": "3s"}
+    run = started(made, job_of("python main.py", **spark))
+    status = ended(made, run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.TIMEOUT)
+    process = (standin.nodes / f"{run.scope.rpartition('/')[2]}.pid").read_text()
+    until(lambda: not Path(f"/proc/{process}").exists(), "its process ends")
+
+
 # never twice
 
 

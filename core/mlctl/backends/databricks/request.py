@@ -165,7 +165,7 @@ def body(job: Job, facts: Facts, spec: Mapping[str, Any], settings: Settings) ->
         "tasks": [task],
     }
     if job.timeout:
-        whole["timeout_seconds"] = job.timeout + SLACK
+        whole["timeout_seconds"] = job.timeout + (0 if spec["spark"] else SLACK)  # there the launcher can't end it
     if "budget_policy" in values:
         whole["budget_policy_id"] = values["budget_policy"]
     if "cluster" in values or "new_cluster" in values:
