@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from pipelines import Counted, Pipelines, small_jobs
+from pipelines import STARTED, Build, Counted, Pipelines, small_jobs
 
 from behaviour import until
 from mlctl.runs import State
@@ -118,18 +118,31 @@ def test_abort_is_awaited(pipelines: Pipelines) -> None:
     assert f"mlctl: interrupted: {found.run.name} was cancelled" in build.log
 
 
-def test_abort_of_a_killed_step(pipelines: Pipelines) -> None:
-    """An abort while the step's process can't act (it is stopped, then killed) cancels the job all the same."""
-    job = Counted(pipelines)
-    build = pipelines.start("node { stage('a') { mlctlProcess(job: 'job.yaml') } }")
+def killed_and_aborted(build: Build) -> None:
+    """The step's process can't act on the abort: it is stopped, and then killed."""
     build.says("running")
     build.signal(signal.SIGSTOP)
     build.abort()
     build.says("Sending interrupt signal")
     build.signal(signal.SIGKILL)
     build.end("ABORTED")
+
+
+def test_abort_of_a_killed_step(pipelines: Pipelines) -> None:
+    """It cancels the job all the same; where that can't be done, the log says so."""
+    job = Counted(pipelines)
+    killed_and_aborted(pipelines.start("node { stage('a') { mlctlProcess(job: 'job.yaml') } }"))
     [found] = job.attempts()
     assert found.status.state is State.CANCELLED
+    build = pipelines.start("node { stage('a') { mlctlProcess(job: 'job.yaml') } }", number=2)
+    build.says("running")
+    moved = job.path.rename(job.path.with_name("moved.yaml"))
+    killed_and_aborted(build)
+    moved.rename(job.path)
+    job.go.touch()
+    assert re.search("mlctl: the job of key jenkins-churn-2@.* may still run: mlctl: .*job.yaml", build.text)
+    key = f"jenkins-churn-2@{STARTED}/a/job.yaml/0"
+    until(lambda: [one.status.state for one in job.attempts(key)] == [State.SUCCEEDED], "the end of the job")
 
 
 def test_fail_fast(pipelines: Pipelines) -> None:
@@ -293,12 +306,7 @@ def test_abort_has_the_credentials(pipelines: Pipelines, monkeypatch: pytest.Mon
     build = pipelines.start(
         "node { stage('a') { mlctlProcess(job: 'job.yaml', target: 'prod') } }", credentials=CREDENTIALS
     )
-    build.says("running")
-    build.signal(signal.SIGSTOP)
-    build.abort()
-    build.says("Sending interrupt signal")
-    build.signal(signal.SIGKILL)
-    build.end("ABORTED")
+    killed_and_aborted(build)
     [found] = job.attempts()
     assert found.status.state is State.CANCELLED
 

@@ -31,7 +31,7 @@ private Map followed(Map options, Map told) {
     } catch (FlowInterruptedException interrupted) {
         // The step ends its job when it is aborted; this is for one whose process could not, as it was killed.
         try {
-            answered(options, told + [cancel: true])
+            conclude(answered(options, told + [cancel: true]))
         } catch (Exception lost) {
             echo 'mlctl: the job of key ' + told.key + ' may still run: ' + lost.message
         }
