@@ -155,6 +155,7 @@ def test_launcher_that_is_killed_is_no_fault_of_the_job(
     status = ended(made, run)
     assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.INFRA, None)
     until(lambda: not harness.native(run).alive, "the job ends with its launcher")
+    until(lambda: not Path(f"/tmp/mlctl-{run.name}").exists(), "nothing of it is left")
 
 
 def test_outputs_that_cannot_be_written(made: Backend, standin: Standin) -> None:
@@ -220,6 +221,7 @@ def test_spark_program_is_ended_by_databricks(made: Backend, standin: Standin, t
     assert (status.state, status.reason) == (State.FAILED, Reason.TIMEOUT)
     process = (standin.nodes / f"{run.scope.rpartition('/')[2]}.pid").read_text()
     until(lambda: not Path(f"/proc/{process}").exists(), "its process ends")
+    assert not Path(f"/tmp/mlctl-{run.name}").exists()
 
 
 # never twice

@@ -133,11 +133,11 @@ def oom_kills() -> int:
     return 0
 
 
-def guard(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-    """Ends the job's process group when the launcher is gone, however it went: a cluster that is shared lives on."""
-    script = 'read -r _; kill -s KILL -- "-$1"'  # its stdin ends with the launcher
+def guard(process: subprocess.Popen[bytes], here: str) -> subprocess.Popen[bytes]:
+    """Ends the job's process group and removes its folder when the launcher is gone, however it went: a shared cluster lives on."""
+    script = 'read -r _; kill -s KILL -- "-$1"; rm -rf -- "$2"'  # its stdin ends with the launcher
     return subprocess.Popen(
-        ["/bin/sh", "-c", script, "sh", str(process.pid)], stdin=subprocess.PIPE, start_new_session=True
+        ["/bin/sh", "-c", script, "sh", str(process.pid), here], stdin=subprocess.PIPE, start_new_session=True
     )
 
 
@@ -166,7 +166,7 @@ def run_process(spec: Spec, env: dict[str, str], log: Log) -> tuple[int, str]:
         log.line(f"{argv[0]}: {reason.strerror}\n")
         return 127 if reason.errno == 2 else 126, "error"
 
-    keeper = guard(process)
+    keeper = guard(process, spec["here"])
 
     def stopped(*_: object) -> None:
         end(process)
@@ -211,6 +211,12 @@ def run_here(spec: Spec, env: dict[str, str], log: Log) -> tuple[int, str]:
     words = spec["argv"][1:]
     os.environ.update(env)
     os.chdir(spec["here"] + "/code")
+
+    def stopped(*_: object) -> None:
+        raise SystemExit(143)
+
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, stopped)
     streams = sys.stdout, sys.stderr
     sys.stdout = sys.stderr = Tee(log)
     done = threading.Event()
