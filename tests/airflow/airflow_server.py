@@ -42,7 +42,7 @@ def _free_ports(count: int) -> list[int]:
 PORT, WORKER_LOGS, TRIGGER_LOGS = _free_ports(3)
 SETTINGS = {
     "AIRFLOW_HOME": str(ROOT / "here"),
-    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),  # of `dag.test()`; the server has its own
     "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
     "AIRFLOW__CORE__PARALLELISM": "4",
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -106,6 +106,7 @@ class Airflow:
             **{name: value for name, value in os.environ.items() if not name.startswith("MLCTL_")},
             **SETTINGS,
             "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
             "MLCTL_HOME": str(mlctl),
             TOKEN: SECRET,
             "PYTHONPATH": str(PLUGIN),
@@ -115,7 +116,7 @@ class Airflow:
 
     def serve(self) -> None:
         """Starts all of it; returns once it is healthy."""
-        shutil.copytree(HERE / "dags" / "served", DAGS)  # a copy: a test edits a DAG
+        shutil.copytree(HERE / "dags" / "served", DAGS)  # a copy, for a test edits a DAG
         self.start("standalone")
         until(self.healthy, "Airflow to be healthy", STARTING, 0.5)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,6 @@ from typing import Any
 
 import pytest
 from airflow_server import HERE
-
-from mlctl import backend
-from mlctl.runs import Key, State
 
 pytestmark = pytest.mark.filterwarnings("default")  # Airflow's own
 
@@ -88,33 +84,6 @@ def test_templates(tested: Any) -> None:
     assert tested("verbatim").said() == "{{ dag.dag_id }} $(HOME) %(x)s 'quoted' \n new line \U0001f600"
 
 
-def test_hostile_parameters(tested: Any) -> None:
-    """What a parameter says arrives as it is."""
-    said = tested("hostile").said()
-    assert said.startswith("a'; echo foo $(HOME) ${{inputs.x}} {{secrets/a}} `id` ") and said.endswith("x" * 10_000)
-
-
-def test_cancel_racing_submit(tested: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM comes when the platform has the run and the task doesn't know yet: the run is cancelled."""
-    from mlctl.backends.local import Local
-
-    submit = Local.submit
-
-    def signalled(*given: Any) -> Any:
-        run = submit(*given)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return run
-
-    monkeypatch.setattr(Local, "submit", signalled)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert tested("racing").states() == {"one": "failed"}
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    found = Local(backend.Settings("local", {}, home)).find(Key("racing", "first"))
-    assert [one.status.state for one in found] == [State.CANCELLED]
-
-
 def test_connections(tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection of type mlctl names the target; the target names an existing connection, whose credentials it gets."""
     config = tmp_path / "mlctl.yaml"
@@ -128,15 +97,12 @@ def test_connections(tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     done = tested("connection")
     assert done.states() == {"one": "success"}
     assert (os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]) == ("AKIA-EXAMPLE", "s3cret-key")
-    assert "AWS_DEFAULT_REGION eu-west-9" in done.log
+    assert "AWS_DEFAULT_REGION ***" in done.log and "eu-west-9" not in done.log  # it arrived, and is a secret here
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("no_file", "not-there.yaml: no such file"),
-        ("no_target", "target 'nowhere' is not in the configuration; there are: local"),
-        ("no_param", "sya: the job has no such name; did you mean 'say'?"),
         ("wrong_param", "got 'many', expected an integer"),
         ("wrong_kind", "got train, and this task runs process; use MlctlTrainOperator"),
         ("no_input", "has no uri"),
