@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentFlowRunId,
     TaskRunFilter,
 )
-from prefect.client.schemas.sorting import ArtifactSort
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.logging.loggers import flow_run_logger
 
 from mlctl import backend as backends
@@ -85,7 +85,8 @@ def _family(client: SyncPrefectClient, flow_run: UUID) -> list[UUID]:
     family = level = [flow_run]
     while level:
         below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=level))
-        level = [one.id for one in _all(client.read_flow_runs, flow_run_filter=below) if not one.deployment_id]
+        found = _all(client.read_flow_runs, flow_run_filter=below, sort=FlowRunSort.ID_DESC)
+        level = [one.id for one in found if not one.deployment_id]
         family = family + level
     return family
 
