@@ -25,7 +25,7 @@ orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator,
 
 test-%:                  # of one: test-airflow, test-jenkins, test-kfp, test-prefect; test-platforms
 	@tools/env.sh $*
-	@.envs/$*/bin/python -m pytest tests/$* $(ARGS)
+	@.envs/$*/bin/python -m pytest tests/$(firstword $(subst -, ,$*)) $(ARGS)
 
 lint: dev                ## style, types, layers
 	@ruff check --quiet .
@@ -49,7 +49,7 @@ generated: dev           ## write anew what is generated
 	@python tools/generate.py
 
 jenkins-library: core    ## the tree whose root Jenkins loads, in build/jenkins-library
-	@python -m mlctl_jenkins.library build/jenkins-library
+	@mlctl jenkins library build/jenkins-library
 
 lock: dev                ## resolve the locks anew
 	@tools/lock.sh

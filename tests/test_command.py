@@ -222,7 +222,7 @@ def test_a_long_line_takes_no_long_time(line: str) -> None:
         Command.of(line)
     except ValueError as reason:
         assert len(str(reason)) < 1000
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60  # what grows faster than its input would take hours
 
 
 @pytest.mark.parametrize(

@@ -750,7 +750,7 @@ def loads(path: Path) -> bool:
         assert str(error).startswith(f"{path}:")
         return False
     finally:
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 60  # what grows faster than its input would take hours
     job.digest("t")
     json.dumps(job.values() if all(one.value is not None for one in job.params.values()) else {}, allow_nan=False)
     return True

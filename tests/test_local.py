@@ -192,7 +192,7 @@ def test_who_ignores_sigterm_is_killed_after_the_grace(tmp_path: Path) -> None:
     began = time.monotonic()
     status = handle.cancel(20)
     assert status and status.state is State.CANCELLED
-    assert 1 <= time.monotonic() - began < 10
+    assert 1 <= time.monotonic() - began < 60
     assert handle.status() == status
 
 

@@ -26,19 +26,22 @@ class AirflowHarness(Harness):
 class Pipeline(Started):
     def __init__(self, harness: AirflowHarness, call: Call, run: DagRun) -> None:
         self.harness, self.call, self.run = harness, call, run
+        self.deferred = harness.where == "deferred" and call.target == "local"
 
     def log(self) -> str:
         return self.run.log()
 
     def kill(self) -> None:
         """Of the triggerer, where the task is deferred: another is started. Else of the task's own process."""
-        if self.harness.where == "deferred" and self.call.target == "local":
+        if self.deferred:
             self.run.until("deferred")
             self.harness.server.restart_triggerer(signal.SIGKILL)
         else:  # a run on the platform `held` is submitted, or its result is read: by a worker
             os.kill(self.run.process(), signal.SIGKILL)
 
     def cancel(self) -> None:
+        if self.deferred:
+            self.run.watched()
         self.run.mark("failed")
 
     def ended(self) -> Ended:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +27,8 @@ import pytest
 from behaviour import PATIENCE, PLUGIN, SECRET, TOKEN, Call, until
 
 HERE = Path(__file__).parent
+AIRFLOW = tuple(map(int, version("apache-airflow-core").split(".")[:2]))
+"""The version under test, (3, 1) or later: some of what Airflow itself does differs."""
 ROOT = Path(tempfile.mkdtemp(prefix="mlctl-airflow-"))  # of this session: removed at its end
 DAGS = ROOT / "dags"
 STARTING = 240.0  # seconds for the server to be there: 30 on a quiet machine
@@ -216,6 +220,11 @@ class DagRun:
     def process(self) -> int:
         """The process that executes the task now."""
         return int(self.until("running")["pid"] or 0) or until(lambda: self.task()["pid"], "the task's process")
+
+    def watched(self) -> None:
+        """Returns once a triggerer has the deferred task's trigger: before, nobody hears what a user does to the task."""
+        self.until("deferred")
+        until(lambda: re.search("trigger .* starting", self.log()), "the trigger to be loaded", PATIENCE, EVERY)
 
     def finished(self) -> str:
         """The DAG run's own state, once the scheduler has closed it.

@@ -12,6 +12,8 @@ from typing import Any
 
 from airflow.sdk import BaseHook
 
+from . import get_provider_info
+
 __all__ = ["MlctlHook", "credentials", "get", "lend"]
 
 VARIABLES: Mapping[str, Mapping[str, str]] = {
@@ -58,9 +60,9 @@ def credentials(connection: Any) -> dict[str, str]:
 
 def get(conn_id: str) -> Any:
     """The connection. Raises InvalidConfig where Airflow has none of that name."""
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
     from mlctl.errors import InvalidConfig
+
+    from .moved import AirflowNotFoundException
 
     try:
         return BaseHook.get_connection(conn_id)
@@ -93,6 +95,20 @@ class MlctlHook(BaseHook):
     def __init__(self, mlctl_conn_id: str = default_conn_name) -> None:
         super().__init__()
         self.mlctl_conn_id = mlctl_conn_id
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """The form's own fields, as Airflow 3.1 asks for them; later ones read them at the provider's entry point."""
+        from wtforms import StringField
+
+        fields = get_provider_info()["connection-types"][0]["conn-fields"]
+        return {name: StringField(one["label"], description=one["description"]) for name, one in fields.items()}
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """What the form leaves out of Airflow's own fields, for Airflow 3.1."""
+        told = get_provider_info()["connection-types"][0]["ui-field-behaviour"]
+        return {"relabeling": {}, **{name.replace("-", "_"): value for name, value in told.items()}}
 
     def get_conn(self) -> dict[str, str]:
         """`config`, `profile` and `target`, those that are set."""

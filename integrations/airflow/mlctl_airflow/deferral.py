@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from . import jobs
 
 if TYPE_CHECKING:
-    from airflow.sdk.exceptions import TaskDeferred
-
     from mlctl.backend import Backend
     from mlctl.lifecycle import Execution, Outcome
+
+    from .moved import TaskDeferred
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class Deferral:
 
     def begin(self, log_interval: float | None, cursor: str) -> TaskDeferred:
         """What hands the wait to a triggerer; to be raised. The log is shown from `cursor` on."""
-        from airflow.sdk.exceptions import TaskDeferred
-
+        from .moved import TaskDeferred
         from .triggers import RunTrigger
 
         kept = asdict(self)

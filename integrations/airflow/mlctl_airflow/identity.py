@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.configuration import conf
+from .moved import conf
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -53,9 +53,18 @@ def keep_target(context: Context, key: str, target: str) -> None:
         store.set(_KEPT, {"key": key, "target": target})
 
 
+def state_of(ti: Any) -> str | None:
+    """The state that Airflow now holds that task instance to be in; None for none."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    index = ti.map_index if ti.map_index is not None and ti.map_index >= 0 else None
+    answer = RuntimeTaskInstance.get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index
+    )
+    states = [getattr(state, "value", state) for tasks in answer.values() for state in tasks.values()]
+    return states[0] if states else None
+
+
 def wanted(context: Context) -> bool:
     """Whether Airflow still holds this try for running: False once a user failed, cleared or finished it by hand."""
-    ti: Any = context["ti"]
-    index = ti.map_index if ti.map_index is not None and ti.map_index >= 0 else None
-    answer = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index)
-    return any(getattr(state, "value", state) == "running" for tasks in answer.values() for state in tasks.values())
+    return state_of(context["ti"]) == "running"

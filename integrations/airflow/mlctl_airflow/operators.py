@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
-from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout, XComNotFound
 
 from mlctl.kinds import KINDS
 
 from . import identity, jobs
+from .moved import AirflowException, AirflowFailException, AirflowTaskTimeout, XComNotFound, conf
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

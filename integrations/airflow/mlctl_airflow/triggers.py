@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlctl.watch import Poller
 
 _CANCEL_SECONDS = 20.0  # Airflow gives on_kill 30
+_ASK_SECONDS = 60.0  # the first question makes Airflow ready the API that answers it
 
 _pollers: dict[str, Poller] = {}
 _making = threading.Lock()
@@ -70,6 +71,10 @@ class RunTrigger(BaseTrigger):
         error, late = "", False
         try:
             late = not await self._ended()
+        except asyncio.CancelledError:
+            if not hasattr(BaseTrigger, "on_kill") and await self._given_up():
+                await self.on_kill()
+            raise
         except MlctlError as reason:
             error = str(reason)
         except Exception as reason:  # the wait must end, whatever broke; the worker fails the task with this text
@@ -77,12 +82,23 @@ class RunTrigger(BaseTrigger):
         yield TriggerEvent({"error": error, "late": late, "cursor": self.kwargs["cursor"]})
 
     async def on_kill(self) -> None:
-        """Cancels this trigger's own run: called where a user acts on the deferred task (Airflow 3.3 and later)."""
+        """Cancels this trigger's own run: called where a user acts on the deferred task, by Airflow 3.3 and later."""
         from mlctl import lifecycle
         from mlctl.runs import Run
 
         poller = await self._poller()
         await asyncio.to_thread(lifecycle.cancel, poller.backend, Run.parse(self.kwargs["run"]), _CANCEL_SECONDS)
+
+    async def _given_up(self) -> bool:
+        """Whether a user acted on the task: before 3.3 its triggers are stopped for that as they are for the triggerer's
+        own stop, and only the task's state tells. False where Airflow doesn't answer: the run goes on."""
+        from asgiref.sync import sync_to_async
+
+        from . import identity
+
+        asked = asyncio.ensure_future(sync_to_async(identity.state_of)(self.task_instance))
+        done, _ = await asyncio.wait([asked], timeout=_ASK_SECONDS)  # not cancelled: others share its connection
+        return bool(done) and asked.exception() is None and asked.result() != "deferred"
 
     async def _ended(self) -> bool:
         """True once the run has ended; False where the deadline came first."""

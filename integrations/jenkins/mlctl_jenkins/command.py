@@ -27,7 +27,7 @@ def _on_controller(command: Any) -> Any:
 
 @click.group()
 def jenkins() -> None:
-    """Jenkins: check a Jenkinsfile, install a pipeline, start it and wait for it."""
+    """Jenkins: write the shared library, check a Jenkinsfile, install a pipeline, start it and wait for it."""
 
 
 @jenkins.command()
@@ -36,6 +36,16 @@ def step() -> int:
     from .step import main
 
     return main()
+
+
+@jenkins.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default="jenkins-library")
+def library(folder: Path) -> None:
+    """Write FOLDER/vars, src and resources: the shared library that Jenkins loads. What they held is replaced."""
+    from .library import write
+
+    write(folder)
+    click.echo(f"{folder}: written")
 
 
 @jenkins.command()

@@ -12,12 +12,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlctl.errors import InvalidConfig
 from mlctl.job import KINDS, Kind
 
 __all__ = ["generated", "step_of", "write"]
 
 HERE = Path(__file__).parent.parent
 PARTS = ("vars", "src", "resources")
+WHEEL = Path(__file__).parent / "tree"  # where a wheel has them: see pyproject.toml
 
 
 def step_of(kind: str) -> str:
@@ -54,18 +56,25 @@ echo result.outputs.toString()</pre>
 
 
 def write(folder: Path) -> None:
-    """The tree whose root Jenkins loads, whole or not at all; what was at `folder` is replaced."""
+    """Writes the tree whose root Jenkins loads: PARTS of `folder` are replaced, and nothing else there is touched.
+
+    Raises InvalidConfig where `folder` can't be written to.
+    """
     folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
-    for part in PARTS:
-        shutil.copytree(HERE / part, draft / part)
-    for name, text in generated().items():
-        (draft / name).write_text(text, encoding="utf-8")
-    draft.chmod(0o755)
-    if folder.exists():
-        shutil.rmtree(folder)
-    draft.rename(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as name:
+            draft = Path(name)
+            for part in PARTS:
+                shutil.copytree((WHEEL if WHEEL.is_dir() else HERE) / part, draft / part)
+            for path, text in generated().items():
+                (draft / path).write_text(text, encoding="utf-8")
+            for part in PARTS:
+                if (folder / part).exists():
+                    (folder / part).rename(draft / f"old-{part}")
+                (draft / part).rename(folder / part)
+    except OSError as reason:
+        raise InvalidConfig(f"{reason.filename or folder}: {reason.strerror or reason}") from None
 
 
 def main() -> None:
