@@ -77,12 +77,14 @@ os.environ.update(SETTINGS)
 
 
 def processes(*words: str) -> list[int]:
-    """The processes of this session's Airflow, and of its jobs, that have these words in their command line."""
+    """The processes of this session's Airflow that have these words in their command line; without words, its jobs', too."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # ended meanwhile
             line = (entry / "cmdline").read_bytes().decode(errors="replace")
-            if all(word in line for word in words) and str(ROOT).encode() in (entry / "environ").read_bytes():
+            environ = (entry / "environ").read_bytes()
+            job = b"MLCTL_RUN=local" in environ  # whose parameters may hold any word
+            if str(ROOT).encode() in environ and all(word in line and not job for word in words):
                 found.append(int(entry.name))
     return found
 

@@ -43,8 +43,25 @@ with DAG("demo", schedule=None):
 """
 
 
-def _airflow(made: Installed, port: int) -> str:
-    """Airflow's own word on mlctl, a DAG's run, and the API server's start; what the DAG's run printed."""
+SEEN = """\
+from airflow.providers_manager import ProvidersManager
+
+found = ProvidersManager()
+assert found.hooks["mlctl"].hook_class_name == "mlctl_airflow.connections.MlctlHook"
+print(*found.providers)
+"""
+OPERATORS = """\
+from airflow.providers.amazon.aws.operators.sagemaker import SageMakerTrainingOperator
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.databricks.operators.databricks import DatabricksSubmitRunOperator
+from airflow.providers.microsoft.azure.hooks.batch import AzureBatchHook
+from airflow.providers.standard.operators.bash import BashOperator
+from mlctl_airflow import MlctlTrainOperator
+"""
+
+
+def _airflow(made: Installed) -> None:
+    """Airflow has its database, and runs a DAG with an operator."""
     made.project()
     (made.work / "demo_dag.py").write_text(DAG)
     made.environment |= {
@@ -55,42 +72,30 @@ def _airflow(made: Installed, port: int) -> str:
         "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-the-tests-" * 4,
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
-    assert "mlctl" in {
-        one["package_name"] for one in json.loads(made.run("airflow", "providers", "list", "-o", "json"))
-    }
-    hooks = json.loads(made.run("airflow", "providers", "hooks", "-o", "json"))
-    assert {"connection_type": "mlctl", "class": "mlctl_airflow.connections.MlctlHook"}.items() <= {
-        name: value for one in hooks if one["connection_type"] == "mlctl" for name, value in one.items()
-    }.items()
     made.run("airflow", "db", "migrate")
     said = made.run("airflow", "dags", "test", "demo")
     assert "submitted local://" in said and "accuracy" in said, said
-    server = ("airflow", "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    with made.serving(*server, health=f"http://127.0.0.1:{port}/api/v2/version"):
-        pass
-    return said
 
 
 def test_airflow(install: Make, port: int) -> None:
     """Airflow lists the provider and its connection type, runs a DAG with an operator, and its API server starts."""
-    _airflow(install("airflow"), port)
+    made = install("airflow")
+    _airflow(made)
+    assert "mlctl" in {
+        one["package_name"] for one in json.loads(made.run("airflow", "providers", "list", "-o", "json"))
+    }
+    made.run("python", "-W", "ignore", "-c", SEEN)
+    server = ("airflow", "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    with made.serving(*server, health=f"http://127.0.0.1:{port}/api/v2/version"):
+        pass
 
 
-def test_airflow_beside_its_official_providers(install: Make, port: int) -> None:
-    """The same in one environment with the providers of the platforms, whose operators are imported beside ours."""
+def test_airflow_beside_its_official_providers(install: Make) -> None:
+    """One environment has the official providers of the platforms, too; their operators are imported beside ours."""
     made = install("airflow", *(f"apache-airflow-providers-{name}" for name in BESIDE))
-    _airflow(made, port)
-    listed = {one["package_name"] for one in json.loads(made.run("airflow", "providers", "list", "-o", "json"))}
-    assert listed >= {f"apache-airflow-providers-{name}" for name in BESIDE}
-    made.run(
-        "python", "-c",
-        "from airflow.providers.amazon.aws.operators.sagemaker import SageMakerTrainingOperator\n"
-        "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator\n"
-        "from airflow.providers.databricks.operators.databricks import DatabricksSubmitRunOperator\n"
-        "from airflow.providers.microsoft.azure.hooks.batch import AzureBatchHook\n"
-        "from airflow.providers.standard.operators.bash import BashOperator\n"
-        "from mlctl_airflow import MlctlTrainOperator",
-    )  # fmt: skip
+    _airflow(made)
+    seen = made.run("python", "-W", "ignore", "-c", SEEN + OPERATORS).split()
+    assert {"mlctl", *(f"apache-airflow-providers-{name}" for name in BESIDE)} <= set(seen)
 
 
 PIPELINE = """\
