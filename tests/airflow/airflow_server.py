@@ -124,7 +124,11 @@ class Airflow:
         """Starts all of it; returns once it is healthy."""
         shutil.copytree(HERE / "dags" / "served", DAGS)  # a copy, for a test edits a DAG
         self.start("standalone")
-        until(self.healthy, "Airflow to be healthy", STARTING, 0.5)
+        try:
+            until(self.healthy, "Airflow to be healthy", STARTING, 0.5)
+        except pytest.fail.Exception as error:
+            alive = f"processes alive: {len(processes())}"
+            pytest.fail(f"{error}; {alive}\n{(self.home / 'standalone.log').read_text()[-3000:]}")
 
     def start(self, command: str) -> subprocess.Popen[bytes]:
         """One `airflow` command, in a process group of its own."""
