@@ -91,6 +91,39 @@ def test_guard(pipelines: Pipelines, code: str) -> None:
     assert REFUSED[code] in build.text
 
 
+CALLS = """
+import io.mlctl.Calls
+String kept = '{}'
+def enter = { List where, String request -> Map mine = Calls.enter(kept, where, request); kept = mine.calls; return mine }
+def leave = { Map mine, boolean returned -> kept = Calls.leave(kept, mine.group, mine.number, returned) }
+def told = { Map mine -> echo "${mine.name} ${mine.retry}" }
+List a = ['a', 'train', 'job.yaml'], b = ['b', 'train', 'job.yaml']
+
+Map one = enter(a, 'n: 1'); leave(one, false)
+one = enter(a, 'n: 2'); told(one); leave(one, true)        // a retry with other arguments: the same call
+one = enter(a, 'n: 2'); told(one); leave(one, true)        // it returned: another
+told(enter(b, 'n: 2'))                                     // another stage
+told(enter(['b', 'train', 'other.yaml'], 'n: 2'))          // another job
+
+List c = ['c', 'train', 'job.yaml']
+Map first = enter(c, 'n: 1'), second = enter(c, 'n: 2')    // two branches at once
+leave(first, false); leave(second, false)
+told(enter(c, 'n: 2')); told(enter(c, 'n: 1'))             // each retry finds its own, in whatever order
+leave(first, false)
+told(enter(c, 'n: 3'))                                     // and none takes another's
+"""
+
+
+def test_calls(pipelines: Pipelines) -> None:
+    """Which call is which: retries, repetitions, other stages and jobs, branches that overlap."""
+    build = pipelines.run(CALLS)
+    said = [
+        "a/job.yaml/0 true", "a/job.yaml/1 false", "b/job.yaml/0 false", "b/other.yaml/0 false",
+        "c/job.yaml/1 true", "c/job.yaml/0 true", "c/job.yaml/2 false",
+    ]  # fmt: skip
+    assert build.log == [*said, "Finished: SUCCESS"]
+
+
 MLCTL = Path(sys.executable).with_name("mlctl")
 
 
