@@ -15,15 +15,18 @@ demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jen
 	@python tools/demo $(ARGS)
 
 .PHONY: test test-core orchestrators lint
-test: test-core test-platforms orchestrators       ## every test there is, and at the end the table of what each orchestrator keeps
+test: test-core test-installs test-platforms orchestrators       ## every test there is, and at the end the table of what each orchestrator keeps
 	@python tests/behaviour.py
 
 test-core: dev lint      ## the core's tests, and the local platform's; ARGS="-k name" for some
 	@pytest $(ARGS)
 
+test-installs: dev       # each extra, installed afresh with the newest versions, as a user gets it
+	@pytest tests/installs $(ARGS)
+
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment
 
-test-%:                  # of one: test-airflow, test-jenkins, test-kfp, test-prefect; test-platforms
+test-%:                  # of one: test-airflow (-airflow-3.1, -airflow-3.2), test-jenkins, test-kfp, test-prefect; test-platforms
 	@tools/env.sh $*
 	@.envs/$*/bin/python -m pytest tests/$(firstword $(subst -, ,$*)) $(ARGS)
 
