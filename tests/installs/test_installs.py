@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from installed import ROOT, Installed
 
+pytestmark = pytest.mark.timeout(900)  # a bound: an index may be slow
+
 Make = Callable[..., Installed]
 BESIDE = ("amazon", "cncf-kubernetes", "databricks", "microsoft-azure", "standard")
 
