@@ -117,7 +117,7 @@ def test_stopped_triggerer(server: Airflow, waiting: Any, probe: Probe) -> None:
     (first,) = probe.starts(1)
     watched(run)
     server.restart_triggerer(signal.SIGTERM)
-    assert not probe.status(first).state.terminal
+    assert not probe.harness.status(first).state.terminal
     probe.go()
     assert run.finished() == "success"
     assert probe.starts() == [first] and run.xcom()["run"] == first
@@ -138,7 +138,7 @@ def test_stopped_worker(waiting: Any, probe: Probe) -> None:
     (first,) = probe.starts(1)
     signalled(run, signal.SIGTERM)
     second = probe.starts(2)[1]
-    assert probe.status(first).state is State.CANCELLED and second != first
+    assert probe.harness.status(first).state is State.CANCELLED and second != first
     probe.go()
     assert run.finished() == "success"
 
@@ -150,7 +150,7 @@ def test_stopped_worker_leaves(waiting: Any, probe: Probe) -> None:
     signalled(run, signal.SIGTERM)
     run.until("running", tries=2)
     until(lambda: f"found {first}" in run.log(), "the next try to find the run", PATIENCE, EVERY)
-    assert not probe.status(first).state.terminal
+    assert not probe.harness.status(first).state.terminal
     run.mark("failed")
     assert probe.over(first).state is State.CANCELLED and probe.starts() == [first]
 
@@ -163,7 +163,7 @@ def test_link(waiting: Any, probe: Probe, dag: str) -> None:
     (first,) = probe.starts(1)
     address = f"https://platform.example/{first.rpartition('/')[2]}"
     until(lambda: run.link() == address, "the link", PATIENCE, EVERY)
-    assert not probe.status(first).state.terminal
+    assert not probe.harness.status(first).state.terminal
     probe.go()
     assert run.finished() == "success" and run.link() == address
 
