@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ def run(env: str, words: list[str], folder: Path, **variables: str) -> str:
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(argv, cwd=folder, env=clean, text=True, start_new_session=True, **pipes) as process:
         try:
-            said = process.communicate(timeout=1800)[0]
+            said = process.communicate(timeout=3600)[0]
         except BaseException:  # it ends what it started, and so does Ctrl-C here
             process.terminate()
             process.communicate(timeout=60)
@@ -195,6 +197,7 @@ def main() -> None:
     options = parser.parse_args()
     if not Path("/proc/self/status").exists():
         raise SystemExit("bench: memory is read from /proc, which isn't here: run it on Linux")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: asked to stop"))  # so that what was started is ended
     for part in options.only or PARTS:
         packages, measure = PARTS[part]
         versions = {"mlctl": version("mlctl")}

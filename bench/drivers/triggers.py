@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1] / "tests" / "airflow"))
+TESTS = HERE.parents[1] / "tests"
+sys.path[:0] = [str(TESTS / "airflow"), str(TESTS)]
 import airflow_server  # noqa: E402 - sets the variables that airflow reads at its import
 
 POLL = 0.5  # seconds; the local platform's own, and here the file trigger's
@@ -251,7 +252,7 @@ def watched(waited: Any, count: int, chosen: list[int], seconds: float) -> dict[
     began = time.monotonic()
     triggerer = server.start("triggerer", "--capacity", str(count + 10), "--skip-serve-logs")
     try:
-        wait(lambda: len(noted("started")) >= count, 600, triggerer)
+        wait(lambda: len(noted("started")) >= count, 1500, triggerer)  # 20 ms each and more, of Airflow's own
         loading = time.monotonic() - began
         time.sleep(10)  # the last ones' first round, and what loading left to do
         [runner] = children(triggerer.pid)
