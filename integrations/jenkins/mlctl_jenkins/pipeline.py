@@ -83,8 +83,8 @@ def _within(one: ET.Element, other: ET.Element) -> bool:
     """Whether all that `one` has is in `other`: text, class, elements; those of one name in their order."""
     if one.tag != other.tag or one.get("class") != other.get("class"):
         return False
-    if not len(one):
-        return (one.text or "") == (other.text or "")
+    if not len(one):  # beside elements there is but white space
+        return (one.text or "") == ("" if len(other) else other.text or "")
     left = {mine.tag: iter(other.findall(mine.tag)) for mine in one}
     return all(any(_within(mine, its) for its in left[mine.tag]) for mine in one)
 
