@@ -98,7 +98,11 @@ class RunTrigger(BaseTrigger):
 
         asked = asyncio.ensure_future(sync_to_async(identity.state_of)(self.task_instance))
         done, _ = await asyncio.wait([asked], timeout=_ASK_SECONDS)  # not cancelled: others share its connection
-        return bool(done) and asked.exception() is None and asked.result() != "deferred"
+        reason = asked.exception() if done else f"no answer in {_ASK_SECONDS:g} s"
+        if reason:
+            self.log.error("the run may go on: Airflow can't be asked what became of the task: %s", reason)
+            return False
+        return asked.result() != "deferred"
 
     async def _ended(self) -> bool:
         """True once the run has ended; False where the deadline came first."""
