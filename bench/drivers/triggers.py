@@ -282,7 +282,7 @@ def watched(waited: Any, count: int, chosen: list[int], seconds: float) -> dict[
             figures |= {f"{what}_p50_s": percentile(late, 50), f"{what}_p99_s": percentile(late, 99)}
         return figures
     finally:
-        server.stop(triggerer)
+        server.stop()
 
 
 def wait(done: Callable[[], bool], seconds: float, process: subprocess.Popen[bytes]) -> None:

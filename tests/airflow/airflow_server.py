@@ -130,12 +130,12 @@ class Airflow:
             alive = f"processes alive: {len(processes())}"
             pytest.fail(f"{error}; {alive}\n{(self.home / 'standalone.log').read_text()[-3000:]}")
 
-    def start(self, command: str) -> subprocess.Popen[bytes]:
+    def start(self, command: str, *options: str) -> subprocess.Popen[bytes]:
         """One `airflow` command, in a process group of its own."""
         self.home.mkdir(parents=True, exist_ok=True)
         with (self.home / f"{command}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "airflow", command],
+                [sys.executable, "-m", "airflow", command, *options],
                 env=self.environment, cwd=self.home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)

@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from pipelines import Pipelines
 
 import latency
-from conftest import Pipelines
 
 pytestmark = pytest.mark.timeout(900)
 PIPELINE = """node {{ stage('One') {{

@@ -3,5 +3,5 @@
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
-with DAG("bash", schedule=None, is_paused_upon_creation=False):
-    BashOperator(task_id="one", bash_command="{{ dag_run.conf['command'] }}")
+with DAG("bash", schedule=None):
+    BashOperator(task_id="one", bash_command="{{ dag_run.conf['parameters']['command'] }}")
