@@ -13,7 +13,6 @@ import time
 from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from mlctl.backend import Backend
-    from mlctl.config import Config
     from mlctl.job import Job
     from mlctl.lifecycle import Execution, Outcome
     from mlctl.runs import Run, Status
@@ -179,7 +177,6 @@ class MlctlOperator(BaseOperator):
         file = self.config or given.get("config")
         near = Path(job.document.source) if isinstance(self.job, str) else folder / "job"
         known = config.load(near, jobs.at(folder, file) if file else None, self.profile or given.get("profile"), chosen)
-        known, connections = _without_connections(known)
         values = identity.values_of(context)
         execution = api.execution(
             job,
@@ -190,7 +187,7 @@ class MlctlOperator(BaseOperator):
             accepts=identity.accepts(values),
             config=known,
         )
-        self._conn_id = connections.get(execution.settings.target)
+        self._conn_id = known.values["targets"][execution.settings.target].get("conn_id")  # no platform's business
         jobs.lend(self._conn_id)
         jobs.mask(job.secrets, execution.settings.values)
         return execution
@@ -302,14 +299,6 @@ def _answering() -> Iterator[None]:
         raise AirflowException(str(reason)) from None
     except MlctlError as reason:
         raise AirflowFailException(str(reason)) from None
-
-
-def _without_connections(known: Config) -> tuple[Config, dict[str, str]]:
-    """The configuration with its targets' `conn_id`, which is Airflow's and no platform's, taken out; and those."""
-    targets = known.values["targets"]
-    connections = {name: str(one["conn_id"]) for name, one in targets.items() if one.get("conn_id")}
-    without = {name: {key: value for key, value in one.items() if key != "conn_id"} for name, one in targets.items()}
-    return replace(known, values={**known.values, "targets": without}), connections
 
 
 def _operator(kind: str) -> str:
