@@ -8,6 +8,7 @@ Settings: see docs/sagemaker.md.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mlctl import data
+from mlctl import contract, data
 from mlctl.backend import Base, Facts, Features, Finding, Settings
 from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable
 from mlctl.job import Job
@@ -247,8 +248,6 @@ class SageMaker(Base):
         except ValueError:
             return Result()
         try:
-            from mlctl import contract
-
             return Result(kept["outputs"], contract.metrics(self._store.lines(kept["metrics"])))
         except RunNotFound:
             return Result(kept["outputs"], cloudwatch.metrics(self._aws, self._place(run)[0], run))
@@ -281,6 +280,4 @@ def _told(run: Run, answer: Mapping[str, Any]) -> Status | MlctlError:
 
 
 def _stamp(answer: Mapping[str, Any]) -> Stamp:
-    import json
-
     return Stamp.of_json(json.dumps(request.recorded(answer.get("Environment", {}))["stamp"]))
