@@ -41,30 +41,33 @@ class Row:
     note: str = ""
 
 
-def airflow(env: Mapping[str, str]) -> list[list[str]]:
+def airflow() -> list[list[str]]:
     """The DAG, by Airflow's own `dag.test()`."""
     python = str(ROOT / ".envs/airflow/bin/python")
     return [[python, "-m", "airflow", "db", "migrate"], [python, "airflow_dag.py"]]
 
 
-def kfp(env: Mapping[str, str]) -> list[list[str]]:
+def kfp() -> list[list[str]]:
     """The pipeline, by `kfp.local` with Docker."""
-    system.need("dockerd", "docker.io", "iptables")
+    if not (os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").exists()):  # then one of our own is started
+        system.need("dockerd", "docker.io", "iptables")
+        if os.getuid() != 0:
+            raise system.Missing("a Docker engine that answers, or root to start one", "docker.io", "iptables")
     return [[str(ROOT / ".envs/kfp/bin/python"), str(Path(__file__).with_name("kfp_local.py"))]]
 
 
-def prefect(env: Mapping[str, str]) -> list[list[str]]:
+def prefect() -> list[list[str]]:
     """The flow, on a temporary server of Prefect's own."""
     return [[str(ROOT / ".envs/prefect/bin/python"), "prefect_flow.py"]]
 
 
-def jenkins(env: Mapping[str, str]) -> list[list[str]]:
+def jenkins() -> list[list[str]]:
     """The Jenkinsfile and the shared library, in the Groovy that Jenkins has, on a stand-in for the controller."""
     system.need("java", "default-jre-headless")
-    jar = next(iter(sorted(Path("/usr/share/java").glob("groovy-all-2.4*.jar"))), None)
+    jar = _groovy()
     if jar is None:
         system.install("groovy")
-        jar = next(iter(sorted(Path("/usr/share/java").glob("groovy-all-2.4*.jar"))), None)
+        jar = _groovy()
     if jar is None:
         raise system.Missing("Groovy 2.4, the line that Jenkins has", "groovy")
     at, tree, classes = FOLDER / "jenkins", FOLDER / "jenkins/library", FOLDER / "jenkins/classes"
@@ -93,7 +96,11 @@ def jenkins(env: Mapping[str, str]) -> list[list[str]]:
     ]
 
 
-PIPELINES: Mapping[str, Callable[[Mapping[str, str]], list[list[str]]]] = {
+def _groovy() -> Path | None:
+    return max(Path("/usr/share/java").glob("groovy-all-2.4*.jar"), default=None)
+
+
+PIPELINES: Mapping[str, Callable[[], list[list[str]]]] = {
     "airflow": airflow,
     "kfp": kfp,
     "prefect": prefect,
@@ -116,7 +123,7 @@ def row(name: str) -> Row:
     log = folder / "log"
     try:
         subprocess.run([ROOT / "tools/env.sh", name], check=True)
-        words = PIPELINES[name](env)
+        words = PIPELINES[name]()
     except system.Missing as missing:
         return Row(name, note=str(missing))
     before, began = {one["run"] for one in _runs(env)}, time.monotonic()
