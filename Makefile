@@ -1,6 +1,7 @@
 # Everything sets itself up: Python 3.10 or newer, make and git are enough. PYTHON=python3.12 chooses another one.
 BIN := .venv/bin
-ORCHESTRATORS := airflow jenkins kfp prefect
+ORCHESTRATORS := airflow jenkins prefect kfp
+SUITES := $(ORCHESTRATORS:%=test-%) test-platforms test-core test-installs
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
@@ -15,7 +16,8 @@ demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jen
 	@python tools/demo $(ARGS)
 
 .PHONY: test test-core orchestrators lint
-test: test-core test-installs test-platforms orchestrators       ## every test there is, and at the end the table of what each orchestrator keeps
+test: dev                ## every test there is, two suites at a time; at the end the table of what each orchestrator keeps
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync $(SUITES)
 	@python tests/behaviour.py
 
 test-core: dev lint      ## the core's tests, and the local platform's; ARGS="-k name" for some

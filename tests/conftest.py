@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import time
+import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -75,6 +77,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(behaviour.Recorder(), "behaviour")
     config.addinivalue_line("markers", "leaves_processes: the test means to leave processes; they are killed quietly")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure() -> None:
+    """Collects what libraries left open to the very end, which is no test's: pytest would end with a traceback for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for _ in range(5):  # as often as pytest does: what is collected may leave more
+            gc.collect()
 
 
 @pytest.hookimpl(wrapper=True)
