@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mlctl import api, lifecycle
 from mlctl.backends.local import folder
 from mlctl.errors import Interrupted, InvalidJob, Unavailable
 from mlctl.lifecycle import Execution, Outcome
+from mlctl.policy import admit
 from mlctl.runs import Reason, Stamp, State
 
 PATIENCE = 30.0
@@ -115,6 +117,47 @@ def test_a_stop_before_the_submit_starts_nothing() -> None:
     with pytest.raises(Interrupted, match="nothing was started"):
         made.start()
     assert not made.backend.find(made.key)
+
+
+@pytest.mark.parametrize("left", [2, 1])
+def test_a_stop_during_an_upload_ends_the_uploads_and_starts_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """At the last upload too: a submit that would be cancelled at once is not made."""
+    (project / "code").mkdir()
+    (project / "code/train.py").write_text("")
+    job = {"kind": "process", "name": "life", "code": str(project / "code"), "command": ["sleep", "60"]}
+    made = api.execution(job, key="k")
+    plan = made._admitted(0)
+    (upload,) = plan.plan.uploads
+    uploads = tuple(replace(upload, address=f"{upload.address}-{number}") for number in range(left))
+    made._plans[0] = admit(made.job, replace(plan.plan, uploads=uploads))
+    put: list[Any] = []
+
+    def stopped(one: Any) -> None:
+        put.append(one)
+        made.stop()
+
+    monkeypatch.setattr(made.backend, "put", stopped)
+    with pytest.raises(Interrupted, match="nothing was started"):
+        made.start()
+    assert len(put) == 1
+    assert not made.backend.find(made.key)
+
+
+def test_a_stop_before_the_next_attempt_leaves_the_one_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = execution("exit 3", retry={"error": 1})
+    outcome = made.start()
+    find = made.backend.find
+
+    def stopped(*args: Any) -> Any:
+        made.stop()
+        return find(*args)
+
+    monkeypatch.setattr(made.backend, "find", stopped)
+    found = ended(made, outcome)
+    assert (found.run, found.status and found.status.state) == (outcome.run, State.FAILED)
+    assert len(find(made.key)) == 1
 
 
 def test_a_stop_during_the_submit_cancels_what_was_submitted(monkeypatch: pytest.MonkeyPatch) -> None:

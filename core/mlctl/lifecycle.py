@@ -21,7 +21,7 @@ from .decide import Action, Decision, decide
 from .errors import Interrupted, InvalidJob, RunExists, Unavailable
 from .job import Job
 from .policy import Admitted, admit
-from .runs import Found, Key, Logs, Plan, Reason, Run, Stamp, State, Status
+from .runs import Found, Key, Logs, Plan, Reason, Run, Stamp, State, Status, Upload
 from .stage import stage
 
 __all__ = ["ON_CHANGE", "Execution", "Outcome", "cancel", "lines"]
@@ -135,8 +135,6 @@ class Execution:
                     self.again and decision.found.status.state.terminal
                 )  # what still runs is what was asked for
                 return Outcome(decision.found.run, False, decision.found.status)
-            if self.stopped.is_set():
-                raise Interrupted("interrupted: nothing was started")
             try:
                 return self._submit(decision.attempt, stamp)
             except RunExists as error:  # somebody was faster: look again; theirs is the attempt that was asked for
@@ -168,7 +166,13 @@ class Execution:
 
     def _submit(self, attempt: int, stamp: Stamp) -> Outcome:
         admitted = self._admitted(attempt)
-        stage(self.backend.put, admitted.plan.uploads)
+
+        def put(upload: Upload) -> None:
+            self._unless_stopped()  # uploads may take long
+            self.backend.put(upload)
+
+        stage(put, admitted.plan.uploads)
+        self._unless_stopped()
         run = self.backend.submit(admitted, stamp)
         self.again = False
         ledger.record(
@@ -177,6 +181,10 @@ class Execution:
         if self.stopped.is_set():  # a cancel that came while the platform was taking the run
             self.backend.cancel(run)
         return Outcome(run, True)
+
+    def _unless_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise Interrupted("interrupted: nothing was started")
 
     def wait(
         self, outcome: Outcome, timeout: float | None = None, each: Callable[[Run, Status], None] | None = None
@@ -205,7 +213,10 @@ class Execution:
                 return outcome
             if self.on_change == "replace":  # that was done once; who replaces this run now is another
                 self.on_change = "fail"
-            following = self.start(STOPPING if deadline is None else max(0.0, deadline - time.monotonic()))
+            try:
+                following = self.start(STOPPING if deadline is None else max(0.0, deadline - time.monotonic()))
+            except Interrupted:  # stopped meanwhile: what ended is what there is
+                return outcome
             if following.run == outcome.run:
                 return outcome
             log.info("%s ended (%s); this is attempt %d", outcome.run.name, status.message, following.run.attempt)
