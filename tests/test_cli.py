@@ -3,6 +3,7 @@ an exit code that means something."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,8 +20,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from mlctl import __version__
+from mlctl.backends.local import Local
 from mlctl.cli import COMMANDS, run
-from mlctl.errors import MlctlError
+from mlctl.errors import MlctlError, Unsupported
 from mlctl.runs import Run
 
 PROGRAM = str(Path(sys.executable).with_name("mlctl"))
@@ -179,7 +181,6 @@ def test_version_and_no_command(cli: Cli) -> None:
         (["run", "bad.yaml"], "bad.yaml:2: knd: unknown field; did you mean 'kind'? (and 1 more)"),
         (["run", "two\nlines.yaml"], r"two\nlines.yaml: no such file"),
         (["validate"], "missing argument 'JOBS...'."),
-        (["plan", "j.yaml", "-t", "a", "-t", "b", "-t", "c"], "--target: got 3, expected one, or two to compare"),
         (["status"], "missing argument 'RUN...'."),
         (["wait", "http://x/y"], "got 'http://x/y', expected a run's URL such as local://host/path/to/home/name-0"),
         (["gc", "--older-than", "soon"], "--older-than: got 'soon', expected a duration such as 2h, 1h30m or 90s"),
@@ -448,7 +449,68 @@ def test_plan_tells_what_is_not_honoured_and_compares(project: Path, cli: Cli) -
     both = cli("plan", path, "-t", "local", "-t", "slow")
     assert "--- target local\n+++ target slow" in both.out
     assert re.search(r'^-    "grace": 10,?\n\+    "grace": 60,?$', both.out, re.MULTILINE)
+    assert re.search(r"^field +local +slow\n(.*\n)*resources.accelerators +lost +lost$", both.out, re.MULTILINE)
     assert cli("list", "--json").json == []
+
+
+def test_plan_compares_any_number_of_targets(
+    project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Requests one after another, a table of fields; a target that refuses the job is a column, a line and the exit code."""
+    (project / "mlctl.yaml").write_text(
+        "targets: {a: {backend: local}, b: {backend: local, grace: 3}, c: {backend: local}}"
+    )
+    path = job(project, env={"A": "b"}, resources={"cpu": 2})
+    three = ["plan", path, "-t", "a", "-t", "b", "-t", "c"]
+    plain = cli(*three)
+    assert plain.code == 0 and plain.out.count('"grace": 10') == 2 and plain.out.count('"grace": 3') == 1
+    rows = [
+        re.split(r"  +", line) for line in plain.out.splitlines() if line.startswith(("field ", "env ", "resources."))
+    ]
+    assert rows == [["field", "a", "b", "c"], ["env", *["honoured"] * 3], ["resources.cpu", *["lost"] * 3]]
+
+    real = Local.plan
+
+    def plan(self: Local, job: Any, facts: Any, name: str) -> Any:
+        if self.settings.target == "b":
+            raise Unsupported("job.yaml: env: local cannot honour it")
+        return real(self, job, facts, name)
+
+    monkeypatch.setattr(Local, "plan", plan)
+    refusing = cli(*three)
+    assert (refusing.code, refusing.err) == (2, "mlctl: b refuses the job: job.yaml: env: local cannot honour it\n")
+    assert re.search(r"^env +honoured +refused +honoured$", refusing.out, re.MULTILINE)
+    answers = cli(*three, "--json").json
+    assert [one["target"] for one in answers] == ["a", "b", "c"] and list(answers[1]) == ["target", "error"]
+
+
+def test_large_uploads_have_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    """Elsewhere a line of the log."""
+    source = tmp_path / "data.bin"
+    source.write_bytes(b"x" * (9 << 20))
+    code = """
+import logging, sys
+from mlctl import cli, data
+from mlctl.cli.live import Uploads
+from mlctl.runs import Upload
+from mlctl.stage import stage
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+stage(data.put, [Upload(sys.argv[1], "", sys.argv[2])], Uploads.shown())
+"""
+    words = [sys.executable, "-c", code, str(source)]
+    master, terminal = os.openpty()
+    with subprocess.Popen([*words, (tmp_path / "a").as_uri()], stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+            while part := os.read(master, 4096):
+                shown += part
+    os.close(master)
+    assert process.returncode == 0 and (tmp_path / "a").read_bytes() == source.read_bytes()
+    seen = re.findall(rb"uploading .*?(\d+)%", shown)
+    assert len(set(seen)) > 2 and seen[-1] == b"100" and b"data.bin" not in shown, shown
+    plain = subprocess.run([*words, (tmp_path / "b").as_uri()], capture_output=True, text=True, timeout=PATIENCE)
+    assert plain.stderr == "uploading data.bin, 9.4 MB (1 of 1)\n"
 
 
 def test_config_names_each_origin(project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from mlctl import data, jobfile
 from mlctl.data import Local
 from mlctl.errors import InvalidConfig, InvalidJob, Unavailable, Unsupported
 from mlctl.runs import Upload
+from mlctl.stage import stage
 
 
 def job(tmp_path: Path, **inputs: str) -> Any:
@@ -96,3 +98,37 @@ def test_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unavailable, match="No such file"):
         data.put(Upload(str(tmp_path / "gone"), "", f"file://{tmp_path}/store/c"))
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_is_read_is_counted(tmp_path: Path) -> None:
+    """Of all files together, also where one is there already, or is read again."""
+    sizes = {"a": 3 << 20, "b": 1 << 20, "c": 0}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(b"x" * size)
+    uploads = [Upload(str(tmp_path / name), "", f"file://{tmp_path}/store/{name}") for name in sizes]
+    data.put(uploads[1])
+    told: list[tuple[int, int]] = []
+
+    def put(upload: Upload) -> None:
+        if upload is uploads[0]:  # sent twice: the first time in vain
+            with data.opened(Path(upload.source)) as stream:
+                stream.read()
+                stream.seek(0)
+                stream.read()
+        data.put(upload)
+
+    stage(put, uploads, lambda done, total: told.append((done, total)))
+    assert told == sorted(told) or told[-1] == (4 << 20, 4 << 20)
+    assert {total for _, total in told} == {4 << 20} and told[-1][0] == 4 << 20
+    assert len({done for done, _ in told}) > 3, told
+    assert max(done for done, _ in told[: told.index((4 << 20, 4 << 20))]) <= 4 << 20
+
+
+def test_fsspec_tells_how_far_it_is(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 100_000)
+    told: list[int] = []
+    with data.counted(told.append), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "SCHEMES", {**data.SCHEMES, "memory": "fsspec"})
+        data.put(Upload(str(source), "", "memory://store/source"))
+    assert fsspec.filesystem("memory").cat("/store/source") == source.read_bytes() and told[-1] == 100_000

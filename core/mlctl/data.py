@@ -7,21 +7,24 @@ fsspec, which is imported when it is first needed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
 from .errors import InvalidConfig, InvalidJob, Unavailable, Unsupported
 from .job import Job
 from .runs import Upload
 
-__all__ = ["SCHEMES", "Local", "local_inputs", "put", "reached", "scheme"]
+__all__ = ["SCHEMES", "Local", "counted", "local_inputs", "opened", "put", "reached", "scheme"]
 
 SCHEMES: Mapping[str, str] = {
     "s3": "s3fs",
@@ -123,6 +126,49 @@ def local_inputs(job: Job) -> dict[str, dict[str, Any]]:
     return found
 
 
+_read: ContextVar[Callable[[int], None]] = ContextVar("read", default=lambda count: None)
+
+
+@contextlib.contextmanager
+def counted(tell: Callable[[int], None]) -> Iterator[None]:
+    """Within, whoever reads a file that is `opened` has `tell` called with the bytes read of it so far."""
+    token = _read.set(tell)
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file that an upload sends, to be read by whoever sends it: what is read is `counted`. Raises OSError."""
+    with io.BufferedReader(_Counted(path, _read.get()), 1 << 20) as stream:
+        yield stream
+
+
+class _Counted(io.FileIO):
+    def __init__(self, path: Path, tell: Callable[[int], None]) -> None:
+        super().__init__(path)
+        self._tell, self._count = tell, 0
+
+    def readinto(self, buffer: Any) -> int:
+        """As FileIO's: all that is read of a BufferedReader comes this way, but for `readall`."""
+        count = super().readinto(buffer)
+        self._add(count)
+        return count
+
+    def readall(self) -> bytes:
+        """As FileIO's."""
+        content = super().readall()
+        self._add(len(content))
+        return content
+
+    def _add(self, count: int) -> None:
+        if count:
+            self._count += count
+            self._tell(self._count)
+
+
 def put(upload: Upload) -> None:
     """Puts a file at its address, unless one is there: whole, or not at all.
 
@@ -134,7 +180,12 @@ def put(upload: Upload) -> None:
     files, path = _remote(upload.address)
     try:
         if not files.exists(path):
-            files.put_file(upload.source, path)  # of an object store: there once it is whole
+            from fsspec.callbacks import Callback
+
+            tell, size = _read.get(), Path(upload.source).stat().st_size
+            follow = Callback(hooks={"read": lambda size, value, **known: tell(value)})
+            follow.set_size(size)
+            files.put_file(upload.source, path, callback=follow)  # of an object store: there once it is whole
     except OSError as reason:
         raise Unavailable(f"{upload.address}: {reason.strerror or reason}") from None
 
@@ -159,7 +210,7 @@ def _copy(source: Path, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
-            source.open("rb") as stream,
+            opened(source) as stream,
             tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-", ignore_cleanup_errors=True) as folder,
         ):
             draft = Path(folder, target.name)

@@ -22,7 +22,7 @@ from .errors import Interrupted, InvalidJob, RunExists, Unavailable
 from .job import Job
 from .policy import Admitted, admit
 from .runs import Found, Key, Logs, Plan, Reason, Run, Stamp, State, Status, Upload
-from .stage import stage
+from .stage import Tell, stage
 
 __all__ = ["ON_CHANGE", "Execution", "Outcome", "cancel", "lines"]
 
@@ -76,6 +76,8 @@ class Execution:
     on_change: str = "fail"
     accepts: Callable[[Stamp], bool] = lambda stamp: True
     stopped: threading.Event = field(default_factory=threading.Event)
+    uploading: Tell | None = None
+    """Gets how far the uploads are, in bytes; unless given, the log tells of large ones."""
     _prepared: tuple[Job, Facts, Stamp] | None = None
     _plans: dict[int, Admitted] = field(default_factory=dict)
 
@@ -171,7 +173,7 @@ class Execution:
             self._unless_stopped()  # uploads may take long
             self.backend.put(upload)
 
-        stage(put, admitted.plan.uploads)
+        stage(put, admitted.plan.uploads, self.uploading)
         self._unless_stopped()
         run = self.backend.submit(admitted, stamp)
         self.again = False

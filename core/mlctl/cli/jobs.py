@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import logging
 import signal
@@ -16,12 +15,12 @@ import click
 
 from mlctl import api, lifecycle
 from mlctl.drive import Drive
-from mlctl.errors import InvalidConfig, MlctlError
+from mlctl.errors import MlctlError
 from mlctl.job import Job
 from mlctl.runs import Plan, Result, State
 
-from . import complain, show
-from .live import Live
+from . import compare, complain, show
+from .live import Live, Uploads
 
 _PATIENCE = 30.0  # seconds to finish a submit, or to end a job, after an interrupt
 
@@ -128,19 +127,19 @@ def _check_files(job: Job) -> None:
 
 @click.command()
 @_with(*_OPTIONS)
-@click.option("-t", "--target", "targets", multiple=True, help="Where; given twice: the two, compared.")
+@click.option("-t", "--target", "targets", multiple=True, help="Where; given more than once: compared.")
 @show.json_option
-def plan(job: Path, targets: tuple[str, ...], json_: bool, **options: Any) -> None:
+def plan(job: Path, targets: tuple[str, ...], json_: bool, **options: Any) -> int:
     """Show exactly what would be sent to the platform, and what it would not honour. Starts nothing."""
-    if len(targets) > 2:
-        raise InvalidConfig(f"--target: got {len(targets)}, expected one, or two to compare")
-    plans = [_execution(job, {**options, "key": "plan"}, target).plan() for target in targets or (None,)]
+    made = [_execution(job, {**options, "key": "plan"}, target) for target in dict.fromkeys(targets) or (None,)]
+    if len(made) > 1:
+        return compare.plans(made, json_)
+    found = made[0].plan()
     if json_:
-        show.as_json(plans[0].to_json() if len(plans) == 1 else [plan.to_json() for plan in plans])
-    elif len(plans) == 1:
-        _show_plan(plans[0])
+        show.as_json(found.to_json())
     else:
-        _compare(plans[0], plans[1])
+        _show_plan(found)
+    return 0
 
 
 def _show_plan(plan: Plan) -> None:
@@ -152,24 +151,13 @@ def _show_plan(plan: Plan) -> None:
     click.echo(json.dumps(plan.request, indent=2, ensure_ascii=False))
 
 
-def _compare(one: Plan, other: Plan) -> None:
-    left, right = (json.dumps(plan.to_json(), indent=2, ensure_ascii=False).splitlines() for plan in (one, other))
-    for line in difflib.unified_diff(left, right, f"target {one.target}", f"target {other.target}", lineterm="", n=2):
-        colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-        click.echo(click.style(line, fg=colour) if colour else line)
-    for plan in (one, other):
-        for loss in plan.losses:
-            click.echo(f"{click.style(f'not honoured by {plan.target}', fg='yellow')}  {loss.field}: {loss.why}")
-        if not plan.losses:
-            click.echo(f"{plan.target} honours every field")
-
-
 @click.command()
 @_with(*_OPTIONS, *_RUN_OPTIONS)
 @show.json_option
 def submit(job: Path, target: str | None, json_: bool, **options: Any) -> None:
     """Start a job, print its URL, and return."""
     execution = _execution(job, options, target)
+    execution.uploading = Uploads.shown()
     outcome = execution.start()
     if json_:
         show.as_json(_answer(execution, outcome, None))
@@ -186,6 +174,7 @@ def submit(job: Path, target: str | None, json_: bool, **options: Any) -> None:
 def run(job: Path, target: str | None, on_interrupt: str, json_: bool, **options: Any) -> int:
     """Run a job, print its log while it runs, and end with its outcome as the exit code."""
     execution = _execution(job, options, target)
+    execution.uploading = Uploads.shown()
     live = Live(lambda outcome: _announce(execution, outcome), to_stderr=json_)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -1,10 +1,12 @@
-"""A run as it goes: its log, line by line, and on a terminal one last line that says how long it has been going on."""
+"""A run as it goes: its uploads as a bar, its log, line by line, and on a terminal one last line that says how long it has
+been going on."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
+from typing import Any
 
 import click
 
@@ -13,9 +15,33 @@ from mlctl.lifecycle import Outcome
 
 from . import colour, mute, show
 
-__all__ = ["Live"]
+__all__ = ["Live", "Uploads"]
 
 _CLEAR = "\r\033[K"
+_LARGE = 8 << 20  # bytes: what takes long enough to have a bar
+
+
+class Uploads:
+    """The bar of an execution's uploads, where they are large; called with the bytes done, and all."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    @classmethod
+    def shown(cls) -> Uploads | None:
+        """One for a terminal. Elsewhere the log tells."""
+        return cls() if sys.stderr.isatty() else None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draws it."""
+        if self._bar is None:
+            if total < _LARGE:
+                return
+            self._bar = click.progressbar(length=total, label="uploading", file=sys.stderr, width=0)
+        self._bar.update(max(0, done - self._bar.pos))
+        if done >= total:
+            self._bar.render_finish()
+            self._bar = None
 
 
 class Live:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlctl import __version__
+from mlctl import __version__, data
 from mlctl.backend import Settings
 from mlctl.errors import InvalidJob, MlctlError, Unauthorized, Unavailable, one_line
 
@@ -118,7 +118,7 @@ class Workspace:
             self.client.files.get_metadata(path)
             return
         try:
-            with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as stream:
+            with data.opened(content) if isinstance(content, Path) else io.BytesIO(content) as stream:
                 self._upload(path, stream)
         except FileExistsError:  # another was faster: the same content has the same address
             return

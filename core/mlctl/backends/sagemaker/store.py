@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlctl import data
 from mlctl.errors import InvalidConfig, RunNotFound, Unavailable
 
 from .aws import Aws
@@ -62,7 +63,8 @@ class Store:
             if source.stat().st_size > _PART:
                 self._parts(source, address)
                 return
-            self._call("put_object", address, Body=source.read_bytes(), **self._sealed)
+            with data.opened(source) as stream:
+                self._call("put_object", address, Body=stream.read(), **self._sealed)
         except OSError as reason:
             raise Unavailable(f"{source}: {reason.strerror or reason}") from None
 
@@ -108,6 +110,6 @@ class Store:
 
 
 def _blocks(source: Path) -> Iterator[bytes]:
-    with source.open("rb") as stream:
+    with data.opened(source) as stream:
         while block := stream.read(_PART):
             yield block
