@@ -15,6 +15,10 @@ demo: core               ## three jobs on this machine: process, train, batch in
 demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jenkins; ARGS="kfp" for some
 	@python tools/demo $(ARGS)
 
+.PHONY: services
+services: core           ## a Docker engine where there is none; ARGS=down ends what was started
+	@python tools/services $(ARGS)
+
 .PHONY: test test-core orchestrators lint
 test: dev                ## every test there is, two suites at a time; at the end the table of what each orchestrator keeps
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync $(SUITES)

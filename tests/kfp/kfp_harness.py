@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = ROOT / "integrations/kfp/components"
 BIN = Path(sys.executable).parent
-sys.path.insert(0, str(ROOT / "tools/demo"))  # docker_engine, system
+sys.path.insert(0, str(ROOT / "tools/services"))  # base_image, docker_engine, system
 
 TRAIN = """\
 kind: train

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import system
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools/services"))
+import system  # noqa: E402
+
 EXAMPLE = ROOT / "examples/04-orchestrators"
 FOLDER = ROOT / "build/demo"
 MLCTL = ROOT / ".venv/bin/mlctl"

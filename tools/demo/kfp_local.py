@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import docker
-import docker_engine
 from docker.types import Mount
 from kfp import local
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools/services"))
+import docker_engine  # noqa: E402
+
 EXAMPLE = ROOT / "examples/04-orchestrators"
 IMAGE = "mlctl-kfp"
 

@@ -9,10 +9,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import rpds
+
+__all__ = ["make"]
 
 _SKIPPED = {"test", "idlelib", "tkinter", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 
@@ -45,15 +48,32 @@ class _Tree:
             for file in files:
                 self.add(Path(folder, file))
 
+    def link(self, path: str | Path, target: str) -> None:
+        member = tarfile.TarInfo(str(path).lstrip("/"))
+        member.type, member.linkname = tarfile.SYMTYPE, target
+        self.tar.addfile(member)
+
+    def add_pip(self) -> None:
+        """Beside the standard library, from the wheel that Python or Debian keeps for new environments."""
+        library = Path(os.__file__).parent
+        wheels = [*library.glob("ensurepip/_bundled/pip-*.whl"), *Path("/usr/share/python-wheels").glob("pip-*.whl")]
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            for name in wheel.namelist():
+                member, content = tarfile.TarInfo(str(library / name).lstrip("/")), wheel.read(name)
+                member.size, member.mode = len(content), 0o644
+                self.tar.addfile(member, io.BytesIO(content))
+
     def bytes(self) -> bytes:
         self.tar.close()
         return self.data.getvalue()
 
 
-def make(client: Any, name: str) -> None:
-    """Makes the image `name` in that engine. pip works there as it does here."""
+def make(client: Any, name: str, tag: str = "latest") -> None:
+    """Makes the image in that engine, by the low-level client's or the other's `api`. pip works there as it does here."""
     tree, prefix = _Tree(), Path(sys.base_prefix)
     tree.add(os.path.realpath(sys.executable), prefix / "bin/python3")
+    tree.link(prefix / "bin/python", "python3")
+    tree.add_pip()
     tree.add_folder(Path(os.__file__).parent)
     for folder in ("/usr/share/python-wheels", "/etc/ssl/certs"):  # Debian's pip, for environments
         tree.add_folder(Path(folder))
@@ -61,19 +81,19 @@ def make(client: Any, name: str) -> None:
         "*.so"
     ):  # of a package that pip installs; any Debian has what it needs
         tree.add_libraries(module)
+    for library in Path("/usr/lib").glob("*-linux-gnu/libstdc++.so.6"):  # what wheels may expect of any Linux
+        tree.add(library)
     busybox = shutil.which("busybox")
     assert busybox, "needs busybox: apt-get install busybox"
     tree.add(busybox, "/bin/busybox")
     for applet in subprocess.check_output([busybox, "--list"], text=True).split():
-        link = tarfile.TarInfo(f"bin/{applet}")
-        link.type, link.linkname = tarfile.SYMTYPE, "busybox"
         if applet != "busybox":
-            tree.tar.addfile(link)
+            tree.link(f"/bin/{applet}", "busybox")
     for folder in ("tmp", "home"):
         made = tarfile.TarInfo(folder)
         made.type, made.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
         tree.tar.addfile(made)
     env = {"PATH": f"{prefix}/bin:/bin", **{name: text for name, text in os.environ.items() if name.startswith("PIP_")}}
     client.api.import_image_from_data(
-        tree.bytes(), repository=name, tag="latest", changes=[f'ENV {key}="{text}"' for key, text in env.items()]
+        tree.bytes(), repository=name, tag=tag, changes=[f'ENV {key}="{text}"' for key, text in env.items()]
     )

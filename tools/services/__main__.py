@@ -1,0 +1,119 @@
+"""`make services`: what the tests and examples of platforms need of a machine, brought up where it is lacking.
+
+    python tools/services [up|down|env] [docker]
+
+A row of SERVICES a service. `up` uses what answers already; else it starts one of its own, below $XDG_CACHE_HOME/mlctl, which
+keeps what takes long, and stays up until `down`. Idempotent: again, and it finds what it started. `env` prints the variables
+by which what is up is found:  eval "$(python tools/services env)". Exit code 1 where a service could not be had.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
+
+import docker_engine
+import system
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlctl"
+
+
+@dataclass(frozen=True)
+class Up:
+    """A service that answers: what was done, and the variables by which it is found."""
+
+    says: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Service:
+    """`up` raises system.Missing or RuntimeError where it can't be had; `find` gives what answers now, or None."""
+
+    up: Callable[[], Up]
+    down: Callable[[], str]
+    find: Callable[[], Up | None]
+
+
+# --- Docker
+
+
+def _own_engine() -> docker_engine.Dockerd:
+    return docker_engine.Dockerd(CACHE / "docker")
+
+
+def docker_find() -> Up | None:
+    """The engine of DOCKER_HOST, else at Docker's own socket, else ours."""
+    told = os.environ.get("DOCKER_HOST")
+    if told and told.startswith("ssh://"):
+        return Up(f"DOCKER_HOST, {told}, is taken as it is")
+    if docker_engine.answers(told or "unix:///var/run/docker.sock"):
+        return Up(f"an engine answers at {told or '/var/run/docker.sock'}")
+    own = _own_engine()
+    if not told and docker_engine.answers(own.address):
+        return Up(f"our own engine answers at {own.address}", {"DOCKER_HOST": own.address})
+    return None
+
+
+def docker_up() -> Up:
+    """What answers, else dockerd with the host's network only, its data kept in the cache."""
+    if found := docker_find():
+        return found
+    if told := os.environ.get("DOCKER_HOST"):
+        raise RuntimeError(f"DOCKER_HOST says {told}, and nothing answers there; unset it, or start that engine")
+    system.need("dockerd", "docker.io", "iptables")
+    if os.getuid() != 0:
+        raise RuntimeError("no engine answers, and dockerd needs root to be started; start it, or set DOCKER_HOST")
+    own = _own_engine()
+    own.start()
+    return Up(f"dockerd was started: {own.address}, log {own.at}/log", {"DOCKER_HOST": own.address})
+
+
+def docker_down() -> str:
+    """Ends the engine that `up` started; its images stay in the cache. Any other is left alone."""
+    own = _own_engine()
+    if not own.pid:
+        return "none of ours is up"
+    own.stop()
+    return f"ended; its images are kept in {own.at}"
+
+
+SERVICES: Mapping[str, Service] = {
+    "docker": Service(docker_up, docker_down, docker_find),
+}
+
+
+def main() -> int:
+    """Prints a line a service."""
+    words = sys.argv[1:]
+    verb = words.pop(0) if words and words[0] in ("up", "down", "env") else "up"
+    for name in words:
+        if name not in SERVICES:
+            print(f"services: got '{name}', expected {', '.join(SERVICES)}", file=sys.stderr)
+            return 2
+    code = 0
+    for name in words or SERVICES:
+        service = SERVICES[name]
+        if verb == "down":
+            print(f"{name}: {service.down()}")
+            continue
+        try:
+            up = service.find() if verb == "env" else service.up()
+        except (system.Missing, RuntimeError) as reason:
+            print(f"{name}: {reason}", file=sys.stderr)
+            code = 1
+            continue
+        if up and verb == "up":
+            print(f"{name}: {up.says}")
+        for variable, text in (up.env if up else {}).items():
+            print(f"export {variable}={quote(text)}")
+    return code
+
+
+if __name__ == "__main__":
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # where dockerd is
+    sys.exit(main())
