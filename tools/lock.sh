@@ -18,6 +18,6 @@ compile airflow-3.1 --extra airflow --group build --group test --group airflow-s
 compile airflow-3.2 --extra airflow --group build --group test --group airflow-server --group airflow-3.2
 compile kfp --extra kfp --group build --group test --group docker
 compile jenkins --extra jenkins --group build --group test --group jenkins-clients
-compile platforms --extra sagemaker --extra databricks --group build --group test --group platforms
+compile platforms --extra databricks --extra docker --extra sagemaker --group build --group test --group platforms
 compile prefect --extra prefect --group build --group test
 compile bench-airflow --extra airflow --group build --group bench-airflow

@@ -7,6 +7,7 @@ remembers.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,29 @@ class Settings:
     def fail(self, name: str, text: str) -> InvalidConfig:
         """The error to raise about one setting of this target."""
         return InvalidConfig(f"targets.{self.target}.{name}: {text}")
+
+    def secret_source(self, name: str) -> str:
+        """Where a secret of this machine comes from: env:NAME or file:PATH; the variable of its name unless said."""
+        source = str(self.values.get("secrets", {}).get(name, f"env:{name}"))
+        if not source.startswith(("env:", "file:")):
+            raise self.fail(f"secrets.{name}", "got a source of another sort, expected env:NAME or file:PATH")
+        return source
+
+    def secret(self, name: str, source: str) -> str:
+        """What is there. Raises InvalidConfig where it isn't."""
+        kind, _, where = source.partition(":")
+        if kind == "env":
+            if where not in os.environ:
+                raise self.fail(f"secrets.{name}", f"comes from the environment variable {where}, which isn't set")
+            return os.environ[where]
+        try:
+            text = Path(where).expanduser().read_text(encoding="utf-8").rstrip("\n")
+            if "\0" in text:
+                raise ValueError("holds a null byte")
+            return text
+        except (OSError, ValueError, RuntimeError) as reason:
+            text = f"comes from {where}: {getattr(reason, 'strerror', reason)}"
+            raise self.fail(f"secrets.{name}", text) from None
 
 
 FIELDS: Mapping[str, Callable[[Job], bool]] = {

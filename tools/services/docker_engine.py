@@ -43,8 +43,9 @@ class Dockerd:
     def start(self, patience: float = 60) -> None:
         """Returns once it answers. Raises RuntimeError where it doesn't start."""
         self.at.mkdir(parents=True, exist_ok=True)
-        if not self.pid:  # after a power cut its number may be another's, and dockerd would not start
-            (self.at / "pid").unlink(missing_ok=True)
+        if not self.pid:  # what a kill left: numbers that may be another's, or nobody's whom no parent has collected
+            for left in (self.at / "pid", self.at / "exec/containerd/containerd.pid"):
+                left.unlink(missing_ok=True)
         words = ["dockerd", "--data-root", f"{self.at}/data", "--exec-root", f"{self.at}/exec", "-H", self.address]
         with (self.at / "log").open("ab") as log:
             words += ["--pidfile", f"{self.at}/pid", *self.options]

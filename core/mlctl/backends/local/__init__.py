@@ -124,7 +124,7 @@ class Local(Base):
             "argv": argv,
             "env": {"PYTHONUNBUFFERED": "1", **env},
             "inherit_env": [*_INHERITED, *self._names("inherit_env")],
-            "secrets": {name: self._source(name) for name in job.secrets},
+            "secrets": {name: self.settings.secret_source(name) for name in job.secrets},
             "python": facts["python"],
             "code": job.package.sha256 if job.package else None,
             "params": job.values(),
@@ -168,12 +168,6 @@ class Local(Base):
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 3600:
             raise self.settings.fail("grace", f"got {one_line(value)}, expected seconds from 0 to 3600")
         return value
-
-    def _source(self, name: str) -> str:
-        source = str(self.settings.values.get("secrets", {}).get(name, f"env:{name}"))
-        if not source.startswith(("env:", "file:")):
-            raise self.settings.fail(f"secrets.{name}", "got a source of another sort, expected env:NAME or file:PATH")
-        return source
 
     def find(self, key: Key) -> list[Found]:
         """Lists one folder: the attempts are numbered in it."""

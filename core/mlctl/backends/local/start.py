@@ -32,23 +32,8 @@ def environment(request: Mapping[str, Any], settings: Settings) -> dict[str, str
         env["VIRTUAL_ENV"] = str(Path(bin_folder).parent)
     env.update(request["env"])
     for name, source in request["secrets"].items():
-        env[name] = _secret(name, source, settings)
+        env[name] = settings.secret(name, source)
     return env
-
-
-def _secret(name: str, source: str, settings: Settings) -> str:
-    kind, _, where = source.partition(":")
-    if kind == "env":
-        if where not in os.environ:
-            raise settings.fail(f"secrets.{name}", f"comes from the environment variable {where}, which isn't set")
-        return os.environ[where]
-    try:
-        text = Path(where).expanduser().read_text(encoding="utf-8").rstrip("\n")
-        if not passable(text):
-            raise ValueError("holds a null byte")
-        return text
-    except (OSError, ValueError, RuntimeError) as reason:
-        raise settings.fail(f"secrets.{name}", f"comes from {where}: {getattr(reason, 'strerror', reason)}") from None
 
 
 def program(word: str, env: Mapping[str, str]) -> str:

@@ -1,0 +1,77 @@
+"""Between a client and an engine's socket: passes each call on, or breaks it on purpose. One call a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+import threading
+from pathlib import Path
+
+_ANSWERS = {"throttled": (429, "Too Many Requests"), "forbidden": (403, "Forbidden")}
+
+
+class Proxy:
+    """Listens at `address`. `fault`: every call is answered so; "lost_response": the next start of a container is carried
+    out, and its answer lost."""
+
+    def __init__(self, engine: str) -> None:
+        self.engine = engine.removeprefix("unix://")
+        self.fault = ""
+        self.calls: list[str] = []
+        """METHOD PATH of each call, in order."""
+        self._folder = tempfile.TemporaryDirectory(prefix="mlctl-", dir="/tmp")
+        path = str(Path(self._folder.name, "proxy.sock"))
+        self.address = f"unix://{path}"
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(path)
+        self._socket.listen(64)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._socket.close()
+        self._folder.cleanup()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            data = b""
+            while b"\r\n\r\n" not in data:
+                if not (more := client.recv(65536)):
+                    return
+                data += more
+            head, _, rest = data.partition(b"\r\n\r\n")
+            lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+            method, path, _ = lines[0].decode().split(" ", 2)
+            self.calls.append(f"{method} {path}")
+            if answer := _ANSWERS.get(self.fault):
+                body = f'{{"message": "{self.fault}"}}'.encode()
+                text = f"HTTP/1.1 {answer[0]} {answer[1]}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                client.sendall(text.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                return
+            with socket.socket(socket.AF_UNIX) as server:
+                server.connect(self.engine)
+                server.sendall(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + rest)
+                forward = threading.Thread(target=_pump, args=(client, server), daemon=True)
+                forward.start()
+                if self.fault == "lost_response" and method == "POST" and path.endswith("/start"):
+                    self.fault = ""
+                    while server.recv(65536):  # carried out
+                        pass
+                else:
+                    _pump(server, client)
+                client.shutdown(socket.SHUT_RDWR)  # a close alone is none while `forward` reads from it
+                forward.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)

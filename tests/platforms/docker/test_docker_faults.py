@@ -1,0 +1,344 @@
+"""What goes wrong with an engine, a container or a caller: the right reason, no hang, no second job, no lie."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import docker_engine
+import pytest
+from docker_harness import DockerHarness
+from docker_jobs import PATIENCE, ended, execution, log, started, until
+
+from mlctl import watch
+from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, RunNotFound, Unauthorized, Unavailable
+from mlctl.runs import Reason, Run, State, Status
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+class _Registry(BaseHTTPRequestHandler):
+    """Has no image; says so, or wants to know who asks, by the image's name."""
+
+    def do_GET(self) -> None:
+        status, code = (200, "") if self.path == "/v2/" else (404, "MANIFEST_UNKNOWN")
+        if "/private/" in self.path:
+            status, code = 401, "UNAUTHORIZED"
+        body = json.dumps({"errors": [{"code": code, "message": code.lower().replace("_", " ")}]}).encode()
+        self.send_response(status)
+        self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def registry() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Registry)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+# --- images
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "text"),
+    [
+        ("nothing:1", InvalidJob, "manifest unknown"),
+        ("private/nothing:1", Unauthorized, "unauthorized"),
+    ],
+)
+def test_image_that_the_registry_refuses(
+    harness: DockerHarness, registry: str, image: str, error: type[MlctlError], text: str
+) -> None:
+    with pytest.raises(error, match=f"image: .*{text}"):
+        started(harness.make(), image=f"{registry}/{image}", code=".")
+    assert not harness.client.containers.list(all=True)
+
+
+def test_image_without_a_registry_to_ask(harness: DockerHarness) -> None:
+    with pytest.raises(Unavailable, match="could not be pulled"):
+        started(harness.make(), image="127.0.0.1:1/nothing:1", code=".")
+    harness.values["pull"] = "never"
+    with pytest.raises(InvalidJob, match="has none of that name"):
+        started(harness.make(), image="127.0.0.1:1/nothing:1", code=".")
+
+
+def test_image_without_a_shell(harness: DockerHarness) -> None:
+    docker_engine.empty_image(harness.client, "empty")
+    made = harness.make()
+    status = ended(made, started(made, image="empty", code="."))
+    assert (status.state, status.reason) == (State.FAILED, Reason.IMAGE)
+    assert "/bin/sh" in status.message
+
+
+def test_image_with_another_python(harness: DockerHarness) -> None:
+    made = harness.make()
+    run = started(made, "echo never", python="3.99")
+    assert ended(made, run).reason is Reason.IMAGE
+    (line,) = log(made, run)
+    assert "asks for Python 3.99, and the image has 3." in line
+
+
+# --- the job
+
+
+def test_out_of_memory(harness: DockerHarness) -> None:
+    made = harness.make()
+    command = ["python3", "-c", "print(len(bytearray(1 << 30)))"]
+    run = execution(made, command=command, resources={"memory": "32Mi"}).start().run
+    status = ended(made, run)
+    assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.OOM, 137)
+
+
+def test_killed_by_itself_is_not_out_of_memory(harness: DockerHarness) -> None:
+    made = harness.make()
+    status = ended(made, started(made, "kill -KILL $$"))
+    assert (status.reason, status.exit_code) == (Reason.ERROR, 137)
+
+
+def test_command_that_is_not_there(harness: DockerHarness) -> None:
+    made = harness.make()
+    run = execution(made, command=["no-such-program"]).start().run
+    assert ended(made, run).exit_code == 127
+
+
+@pytest.mark.parametrize("why", ["cancel", "timeout"])
+def test_job_that_does_not_want_to_end(harness: DockerHarness, why: str) -> None:
+    """It ignores SIGTERM, and so does what it left behind in a session of its own."""
+    made = harness.make()
+    stubborn = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 600' &); echo up; sleep 600"
+    run = started(made, stubborn, timeout="2s" if why == "timeout" else "1h")
+    until(lambda: "up" in log(made, run))
+    if why == "cancel":
+        made.cancel(run)
+        assert made.status([run])[run].state is State.STOPPING  # type: ignore[union-attr]
+    status = ended(made, run)
+    assert status.reason is (Reason.CANCELLED if why == "cancel" else Reason.TIMEOUT)
+    assert status.exit_code == 137
+    assert not harness.native(run).alive
+
+
+def test_job_that_ends_itself_in_the_grace(harness: DockerHarness) -> None:
+    made = harness.make()
+    run = started(made, "trap 'echo saved; exit 0' TERM; echo up; while :; do sleep 0.1; done")
+    until(lambda: "up" in log(made, run))
+    made.cancel(run)
+    status = ended(made, run)
+    assert (status.state, status.exit_code) == (State.CANCELLED, 0)
+    assert "saved" in log(made, run)
+
+
+# --- by hand
+
+
+def test_container_stopped_by_hand(harness: DockerHarness) -> None:
+    made = harness.make()
+    run = started(made, "trap 'echo told; exit 0' TERM; echo up; while :; do sleep 0.1; done")
+    until(lambda: "up" in log(made, run))
+    harness.client.containers.get(run.name).stop()
+    status = ended(made, run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.INFRA)
+    assert "told" in log(made, run)
+
+
+def test_container_killed_by_hand(harness: DockerHarness) -> None:
+    made = harness.make()
+    run = started(made, "sleep 600")
+    harness.client.containers.get(run.name).kill()
+    status = ended(made, run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.INFRA)
+
+
+def test_container_removed_by_hand(harness: DockerHarness) -> None:
+    made = harness.make()
+    run = started(made, "sleep 600")
+    harness.client.containers.get(run.name).remove(force=True)
+    with pytest.raises(RunNotFound, match="removed"):
+        watch.until_done(made, run, PATIENCE)
+
+
+def test_paused_container_can_be_cancelled(harness: DockerHarness) -> None:
+    made = harness.make()
+    run = started(made, "sleep 600")
+    harness.client.containers.get(run.name).pause()
+    assert made.status([run])[run].message == "paused"  # type: ignore[union-attr]
+    made.cancel(run)
+    assert ended(made, run).state is State.CANCELLED
+
+
+def test_name_that_somebody_else_has(harness: DockerHarness) -> None:
+    made = harness.make()
+    wanted = execution(made)
+    harness.client.containers.create("base", "true", name=wanted.key.name(0, made.name_limit))
+    with pytest.raises(InvalidConfig, match="did not start"):
+        wanted.start()
+
+
+def test_input_that_is_not_there(harness: DockerHarness) -> None:
+    with pytest.raises(InvalidJob, match="/no/such/data: no such file"):
+        started(harness.make(), inputs={"data": "/no/such/data"})
+    assert not harness.client.containers.list(all=True)
+
+
+def test_more_than_the_engine_has(harness: DockerHarness) -> None:
+    with pytest.raises(InvalidJob, match="CPUs"):
+        started(harness.make(), resources={"cpu": 4096})
+    made = harness.make()
+    status = ended(made, started(made, resources={"accelerators": "A10G:1"}))
+    assert (status.state, status.reason) == (State.FAILED, Reason.NO_CAPACITY)
+
+
+# --- the engine
+
+
+def test_no_engine(harness: DockerHarness) -> None:
+    harness.values["host"] = "unix:///nowhere/docker.sock"
+    with pytest.raises(Unavailable, match=r"targets\.box: no engine answers"):
+        started(harness.make())
+
+
+def test_run_of_another_engine(harness: DockerHarness) -> None:
+    made = harness.make()
+    run = dataclasses.replace(started(made), scope="another")
+    assert isinstance(made.status([run])[run], Unavailable)
+    with pytest.raises(Unavailable, match="lives in the engine another"):
+        made.cancel(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_engine_restarted_in_mid_wait(breakable: docker_engine.Dockerd, tmp_path: Path, how: signal.Signals) -> None:
+    """The wait goes on, and hears how the container ended: with its engine."""
+    with contextlib.closing(DockerHarness(breakable.address, tmp_path / "home")) as harness:
+        made = harness.make()
+        run = started(made, "echo up; sleep 600")
+        until(lambda: "up" in log(made, run))
+        told: list[Status | None] = []
+        seen = threading.Event()
+        waiting = lambda: told.append(watch.until_done(made, run, PATIENCE, lambda status: seen.set()))  # noqa: E731
+        waiter = threading.Thread(target=waiting)
+        waiter.start()
+        assert seen.wait(PATIENCE)
+        breakable.stop(how)
+        assert isinstance(made.status([run])[run], Unavailable)
+        breakable.start()
+        waiter.join(PATIENCE)
+        assert told
+        assert told[0] is not None
+        assert (told[0].state, told[0].reason) == (State.FAILED, Reason.INFRA)
+        assert execution(made, key="after").start().run.attempt == 0
+
+
+@pytest.mark.slow
+def test_engine_that_leaves_its_containers_running(breakable: docker_engine.Dockerd, tmp_path: Path) -> None:
+    """With --live-restore the job goes on without its engine."""
+    breakable.stop()
+    breakable.options = (*breakable.options, "--live-restore")
+    breakable.start()
+    go = tmp_path / "go"
+    with contextlib.closing(DockerHarness(breakable.address, tmp_path / "home")) as harness:
+        made = harness.make()
+        run = started(
+            made, f'echo up; while [ ! -e "$MLCTL_INPUT_HERE/{go.name}" ]; do sleep 0.1; done; exit 3',
+            inputs={"here": str(tmp_path)},
+        )  # fmt: skip
+        until(lambda: "up" in log(made, run))
+        breakable.stop()
+        go.touch()
+        breakable.start()
+        status = ended(made, run)
+        assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.ERROR, 3)
+
+
+# --- the caller
+
+_CALLER = """
+import os, signal, sys
+from pathlib import Path
+from mlctl import backend, backends, jobfile, lifecycle
+from mlctl.backend import Settings
+from mlctl.backends import docker
+from mlctl.backends.docker.engine import Engine
+docker.LEASE = 3
+def die(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(Engine, sys.argv[1], die)
+made = backend.load("docker", Settings("box", VALUES, Path(HOME)))
+job = jobfile.load({"kind": "process", "name": "job", "command": {"shell": "echo ran"}})
+lifecycle.Execution(job, made, made.settings, lifecycle.Key("killed", "job")).start()
+"""
+
+
+def _killed(harness: DockerHarness, step: str) -> None:
+    code = _CALLER.replace("VALUES", repr(harness.values)).replace("HOME", repr(str(harness.home)))
+    done = subprocess.run([sys.executable, "-c", code, step], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("step", ["put", "rename"])
+def test_caller_killed_before_the_claim(harness: DockerHarness, step: str) -> None:
+    """What it leaves is a draft, which nobody takes for a run, and `mlctl gc` removes."""
+    _killed(harness, step)
+    (draft,) = harness.client.containers.list(all=True)
+    made = harness.make()
+    run = started(made, "echo ran", key="killed")
+    assert run.attempt == 0
+    assert ended(made, run).state is State.SUCCEEDED
+    assert next(made.prune(_later(), dry=True)) == f"half made: {draft.name}"
+
+
+def test_caller_killed_between_name_and_start(harness: DockerHarness) -> None:
+    """Its container is starting until its time is over; then the next attempt runs, and the old one never does."""
+    _killed(harness, "start")
+    made = harness.make()
+    work = execution(made, "killed", command={"shell": "echo ran"})
+    outcome = work.start()
+    assert (outcome.made, outcome.run.attempt) == (False, 0)
+    last = work.wait(outcome, PATIENCE)
+    assert last.status is not None
+    assert (last.run.attempt, last.status.state) == (1, State.SUCCEEDED)
+    harness.client.containers.get(outcome.run.name).start()  # whoever still meant to start it
+    status = until(lambda: _over(made, outcome.run))
+    assert status.reason is Reason.ABANDONED
+    assert log(made, outcome.run) == []
+    assert log(made, last.run) == ["ran"]
+
+
+def test_cancel_of_what_was_never_started(harness: DockerHarness) -> None:
+    _killed(harness, "start")
+    made = harness.make()
+    run = made.find(execution(made, "killed").key)[0].run
+    made.cancel(run)
+    assert ended(made, run).state is State.CANCELLED
+    harness.client.containers.get(run.name).start()
+    assert until(lambda: _over(made, run)).state in (State.CANCELLED, State.FAILED)
+    assert log(made, run) == []
+
+
+def _over(made: Any, run: Run) -> Status | None:
+    status = made.status([run])[run]
+    return status if isinstance(status, Status) and status.state.terminal else None
+
+
+def _later() -> float:
+    return os.times().elapsed + 10**10
