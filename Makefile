@@ -8,9 +8,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:                    ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
-.PHONY: demo demo-orchestrators
+.PHONY: demo demo-containers demo-orchestrators
 demo: core               ## three jobs on this machine: process, train, batch inference
 	@examples/01-local/run.sh $(ARGS)
+
+demo-containers: core    ## the same three jobs on Docker; ARGS="docker --param epochs=30"
+	@tools/env.sh platforms
+	@PATH=$(CURDIR)/.envs/platforms/bin:$$PATH examples/03-containers/run.sh $(ARGS)
 
 demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jenkins; ARGS="kfp" for some
 	@python tools/demo $(ARGS)

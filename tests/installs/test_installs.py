@@ -25,7 +25,11 @@ def test_every_extra_is_here() -> None:
     """An extra without a test of its start fails here."""
     text = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     extras = set(re.findall(r"^([\w-]+) = \[", text, re.MULTILINE))
-    assert extras and extras <= {name.removeprefix("test_") for name in globals()} | {"sagemaker", "databricks"}
+    assert extras and extras <= {name.removeprefix("test_") for name in globals()} | {
+        "sagemaker",
+        "databricks",
+        "docker",
+    }
 
 
 def test_plain(install: Make) -> None:

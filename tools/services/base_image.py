@@ -1,7 +1,11 @@
-"""A base image without a registry: this machine's Python and busybox, and the libraries that they name."""
+"""A base image without a registry: this machine's Python and busybox, and the libraries that they name.
+
+python tools/services/base_image.py NAME      makes the image NAME, unless it is there: of python:3.12-slim, where it can be had
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -53,15 +57,18 @@ class _Tree:
         member.type, member.linkname = tarfile.SYMTYPE, target
         self.tar.addfile(member)
 
+    def write(self, path: str | Path, content: bytes) -> None:
+        member = tarfile.TarInfo(str(path).lstrip("/"))
+        member.size, member.mode = len(content), 0o644
+        self.tar.addfile(member, io.BytesIO(content))
+
     def add_pip(self) -> None:
         """Beside the standard library, from the wheel that Python or Debian keeps for new environments."""
         library = Path(os.__file__).parent
         wheels = [*library.glob("ensurepip/_bundled/pip-*.whl"), *Path("/usr/share/python-wheels").glob("pip-*.whl")]
         with zipfile.ZipFile(wheels[0]) as wheel:
             for name in wheel.namelist():
-                member, content = tarfile.TarInfo(str(library / name).lstrip("/")), wheel.read(name)
-                member.size, member.mode = len(content), 0o644
-                self.tar.addfile(member, io.BytesIO(content))
+                self.write(library / name, wheel.read(name))
 
     def bytes(self) -> bytes:
         self.tar.close()
@@ -89,7 +96,9 @@ def make(client: Any, name: str, tag: str = "latest") -> None:
     for applet in subprocess.check_output([busybox, "--list"], text=True).split():
         if applet != "busybox":
             tree.link(f"/bin/{applet}", "busybox")
-    for folder in ("tmp", "home"):
+    tree.write("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+    tree.write("/etc/group", b"root:x:0:\n")
+    for folder in ("tmp", "home", "root"):
         made = tarfile.TarInfo(folder)
         made.type, made.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
         tree.tar.addfile(made)
@@ -97,3 +106,23 @@ def make(client: Any, name: str, tag: str = "latest") -> None:
     client.api.import_image_from_data(
         tree.bytes(), repository=name, tag=tag, changes=[f'ENV {key}="{text}"' for key, text in env.items()]
     )
+
+
+def main() -> None:
+    """For examples: the image that a registry has, else our own."""
+    import docker
+
+    name = sys.argv[1]
+    with contextlib.closing(docker.from_env()) as client:
+        if client.images.list(name):
+            return
+        try:
+            client.images.pull("python", "3.12-slim").tag(name)
+            print(f"{name}: python:3.12-slim")
+        except docker.errors.APIError:  # no registry answers
+            make(client, name)
+            print(f"{name}: made of this machine's Python {sys.version.split()[0]}, as no registry answers")
+
+
+if __name__ == "__main__":
+    main()

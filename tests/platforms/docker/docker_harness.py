@@ -39,6 +39,8 @@ class DockerHarness(Harness):
         for container in self.client.containers.list(all=True):
             with contextlib.suppress(docker.errors.APIError):
                 container.remove(force=True, v=True)
+        for image in self.client.images.list(filters={"label": "mlctl.env"}):
+            self.client.images.remove(image.id, force=True)
         self.client.close()
         self.proxy.close()
 

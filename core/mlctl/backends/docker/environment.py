@@ -2,7 +2,7 @@
 
 The layer is built once: by a container whose name, like the layer's tag, is the digest of image and requirements. So two who
 need it at once meet at that container's name, whoever finds it ended makes the image of it, and one that is killed on the way
-leaves what the next goes on with.
+leaves what the next goes on with. Two who find it ended may both make the image: of the same content, the later one has the tag.
 """
 
 from __future__ import annotations

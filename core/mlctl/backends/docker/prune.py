@@ -93,4 +93,5 @@ def _layers(engine: Engine, before: float, dry: bool) -> Iterator[str]:
         if line["Created"] < before and line["Id"] not in used:
             with contextlib.suppress(MlctlError):
                 if dry or engine.remove_image(line["Id"]):
-                    yield f"layer {next(iter(line.get('RepoTags') or []), line['Id'])}"
+                    tags = [tag for tag in line.get("RepoTags") or [] if not tag.startswith("<none>")]
+                    yield f"layer {next(iter(tags), line['Id'])}"
