@@ -63,12 +63,13 @@ class _Tree:
         self.tar.addfile(member, io.BytesIO(content))
 
     def add_pip(self) -> None:
-        """Beside the standard library, from the wheel that Python or Debian keeps for new environments."""
+        """Where this Python looks for packages, from the wheel that it or Debian keeps for new environments."""
         library = Path(os.__file__).parent
+        place = Path("/usr/lib/python3/dist-packages") if sys.base_prefix == "/usr" else library / "site-packages"
         wheels = [*library.glob("ensurepip/_bundled/pip-*.whl"), *Path("/usr/share/python-wheels").glob("pip-*.whl")]
         with zipfile.ZipFile(wheels[0]) as wheel:
             for name in wheel.namelist():
-                self.write(library / name, wheel.read(name))
+                self.write(place / name, wheel.read(name))
 
     def bytes(self) -> bytes:
         self.tar.close()

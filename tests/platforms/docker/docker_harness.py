@@ -39,6 +39,7 @@ class DockerHarness(Harness):
         for container in self.client.containers.list(all=True):
             with contextlib.suppress(docker.errors.APIError):
                 container.remove(force=True, v=True)
+        self.client.volumes.prune()
         for image in self.client.images.list(filters={"label": "mlctl.env"}):
             self.client.images.remove(image.id, force=True)
         self.client.close()

@@ -246,8 +246,12 @@ def test_prune(harness: DockerHarness) -> None:
     assert list(made.prune(LATER, False)) == [line]
     assert not at.parents[1].exists()
     assert [one.name for one in harness.client.containers.list(all=True)] == [going.name]
-    assert len(harness.client.volumes.list()) == 2
     assert list(made.prune(LATER, False)) == []
+    harness.client.containers.get(going.name).remove(force=True)  # by hand, without its volumes
+    assert len(harness.client.volumes.list()) == 2
+    left = f"left by {going.name.rpartition('-')[0]}: volume "
+    assert [line.startswith(left) for line in made.prune(LATER, False)] == [True, True]
+    assert harness.client.volumes.list() == []
 
 
 # --- settings

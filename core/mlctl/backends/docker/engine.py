@@ -182,6 +182,18 @@ class Engine:
             stack.callback(stream.close)
             yield from stream
 
+    # volumes
+
+    def unused_volumes(self, label: str) -> list[dict[str, Any]]:
+        """A line each of the volumes with that label that no container has."""
+        with self._asked() as api:
+            return list(api.volumes(filters={"label": [label], "dangling": ["true"]})["Volumes"] or [])
+
+    def remove_volume(self, name: str) -> None:
+        """A no-op where it is gone, or a container has it."""
+        with contextlib.suppress(Missing, Taken), self._asked() as api:
+            api.remove_volume(name)
+
     # images
 
     def image(self, name: str) -> dict[str, Any] | None:

@@ -43,6 +43,11 @@ def prune(engine: Engine, root: str, before: float, dry: bool) -> Iterator[str]:
             for record in records:
                 engine.remove(record["Id"])
         yield f"run {stem}, {len(records)} attempts"
+    for line in engine.unused_volumes(request.LABEL_STEM):
+        if states.seconds(line["CreatedAt"]) < before:
+            if not dry:
+                engine.remove_volume(line["Name"])
+            yield f"left by {line['Labels'][request.LABEL_STEM]}: volume {line['Name'][:12]}"
     yield from _layers(engine, before, dry)
 
 

@@ -55,6 +55,8 @@ def make(job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Lo
         raise job.fail(("platforms", "docker", min(unknown)), "unknown field; docker has none of its own")
     stem = name.rpartition("-")[0]
     inputs, mounts = _inputs(job)
+    own = {"Labels": {LABEL_STEM: stem}}  # by which they are found where somebody removed the container alone
+    mounts += [{"Type": "volume", "Target": target, "VolumeOptions": own} for target in (entry.CODE, entry.RUN)]
     folders = _outputs(job, facts["root"], name)
     checkpoints = f"{entry.SHARED}/checkpoints"
     run = Run("docker", facts["host"], facts["engine"], name)
@@ -77,7 +79,6 @@ def make(job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Lo
         "StopSignal": "SIGTERM",
         "StopTimeout": grace + 5,
         "Healthcheck": {"Test": ["NONE"]},
-        "Volumes": {entry.CODE: {}, entry.RUN: {}},
         "HostConfig": _host(job, settings, facts, folders, stem, mounts),
     }
     if job.package:
