@@ -26,9 +26,10 @@ def test_every_extra_is_here() -> None:
     text = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
     extras = set(re.findall(r"^([\w-]+) = \[", text, re.MULTILINE))
     assert extras and extras <= {name.removeprefix("test_") for name in globals()} | {
-        "sagemaker",
+        "azureml",
         "databricks",
         "docker",
+        "sagemaker",
     }
 
 
@@ -183,7 +184,9 @@ def _files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("extra", "sdk"), [("sagemaker", "boto3"), ("databricks", "databricks.sdk")])
+@pytest.mark.parametrize(
+    ("extra", "sdk"), [("azureml", "azure.storage.blob"), ("databricks", "databricks.sdk"), ("sagemaker", "boto3")]
+)
 def test_platforms(install: Make, extra: str, sdk: str) -> None:
     """The platform's SDK is there, and its backend is found and made."""
     code = (
