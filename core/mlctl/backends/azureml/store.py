@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from mlctl.backend import Settings
-from mlctl.errors import MlctlError, RunNotFound, Unavailable
+from mlctl.errors import RunNotFound, Unavailable
 
 from .service import Service, Taken
 
 __all__ = ["Store"]
+
+_T = TypeVar("_T")
 
 _PART = 64 << 20  # bytes: what is larger goes in blocks, which show as one file once all are there
 
@@ -60,75 +62,86 @@ class Store:
             )  # fmt: skip
         return self._container
 
-    @contextlib.contextmanager
-    def _reached(self, address: str) -> Iterator[Any]:
-        """The container's client; its errors are mlctl's."""
+    def _asked(self, address: str, ask: Callable[[Any], _T]) -> _T:
+        """What `ask` makes of the container's client, whose errors become mlctl's; once more where a token had expired."""
         from azure.core import exceptions as known
 
         shown = address[len(self._service.at.paths) :] if address.startswith(self._service.at.paths) else address
-        with self._service.translated(shown):
-            client = self._client()
-            try:
-                yield client
-            except known.ResourceNotFoundError as reason:
-                if reason.error_code == "ContainerNotFound":
-                    text = f"'{self._service.at.datastore}' names the container '{client.container_name}', which isn't there"
-                    raise self._settings.fail("datastore", text) from None
-                raise RunNotFound(f"{shown}: nothing is there") from None
-            except known.ResourceExistsError as reason:
-                raise Taken(f"{shown}: {reason.error_code}") from None
-            except known.HttpResponseError as reason:
-                code = str(getattr(reason, "error_code", "") or "")
-                status = int(reason.status_code or 500)
-                message = " ".join(str(reason.message).partition("RequestId")[0].split())
-                self._service.refuse(f"{shown} in {client.account_name}", status, code, message)
+        for last in (False, True):
+            with self._service.translated(shown):
+                client = self._client()
+                try:
+                    return ask(client)
+                except known.ResourceNotFoundError as reason:
+                    if reason.error_code == "ContainerNotFound":
+                        text = f"'{self._service.at.datastore}' names the container '{client.container_name}', which isn't there"
+                        raise self._settings.fail("datastore", text) from None
+                    raise RunNotFound(f"{shown}: nothing is there") from None
+                except known.ResourceExistsError as reason:
+                    raise Taken(f"{shown}: {reason.error_code}") from None
+                except known.HttpResponseError as reason:
+                    status = int(reason.status_code or 500)
+                    if status == 401 and not last:
+                        self._service.forget()
+                        continue
+                    message = " ".join(str(reason.message).partition("RequestId")[0].split())
+                    code = str(getattr(reason, "error_code", "") or "")
+                    self._service.refuse(f"{shown} in {client.account_name}", status, code, message)
+        raise AssertionError("unreachable")
 
     def single(self, address: str) -> bool | None:
         """True for a file, False for a folder, None where nothing is."""
         path = self._path(address) or ""
-        with self._reached(address) as client:
+
+        def ask(client: Any) -> bool | None:
             if path and not path.endswith("/") and client.get_blob_client(path).exists():
                 return True
             prefix = path.rstrip("/") + "/" if path else ""
             page = next(client.list_blob_names(name_starts_with=prefix, results_per_page=1).by_page(), iter(()))
             return False if next(iter(page), None) else None
 
+        return self._asked(address, ask)
+
     def put(self, address: str, content: str | Path) -> None:
         """Writes a file, whole, unless one is there."""
         path = self._path(address)
         if path is None:
             raise Unavailable(f"{address}: is not in the datastore of targets.{self._settings.target}")
-        try:
-            with self._reached(address) as client:
-                blob = client.get_blob_client(path)
-                if blob.exists():
-                    return
-                if isinstance(content, str):
-                    blob.upload_blob(content.encode(), overwrite=False)
-                    return
-                with content.open("rb") as stream:
-                    blob.upload_blob(stream, length=content.stat().st_size, overwrite=False)
-        except Taken:  # another was faster: the same content has the same address
-            return
-        except FileNotFoundError as reason:
-            raise Unavailable(f"{content}: {reason.strerror or reason}") from None
+
+        def ask(client: Any) -> None:
+            blob = client.get_blob_client(path)
+            if blob.exists():
+                return
+            if isinstance(content, str):
+                blob.upload_blob(content.encode(), overwrite=False)
+                return
+            try:
+                stream = content.open("rb")
+            except OSError as reason:
+                raise Unavailable(f"{content}: {reason.strerror or reason}") from None
+            with stream:
+                blob.upload_blob(stream, length=content.stat().st_size, overwrite=False)
+
+        with contextlib.suppress(Taken):  # another was faster: the same content has the same address
+            self._asked(address, ask)
 
     def lines(self, address: str) -> list[str]:
         """The lines of a text. Raises RunNotFound where there is none."""
-        with self._reached(address) as client:
-            content: bytes = client.download_blob(self._path(address)).readall()
-            return content.decode("utf-8", "replace").splitlines()
+        path = self._path(address)
+        content: bytes = self._asked(address, lambda client: client.download_blob(path).readall())
+        return content.decode("utf-8", "replace").splitlines()
 
     def probe(self) -> str:
         """Writes and removes a file; says where."""
-        at = self._service.at
-        address = f"{at.base}/doctor/{id(self):x}"
-        with self._reached(address) as client:
+        address = f"{self._service.at.base}/doctor/{id(self):x}"
+
+        def ask(client: Any) -> str:
             blob = client.get_blob_client(self._path(address))
             blob.upload_blob(b"mlctl\n", overwrite=True)
-            with contextlib.suppress(MlctlError):
-                blob.delete_blob()
+            blob.delete_blob()
             return f"{client.container_name} of {client.account_name} can be written"
+
+        return self._asked(address, ask)
 
 
 class _Fresh:

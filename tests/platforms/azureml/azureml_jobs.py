@@ -1,0 +1,176 @@
+"""Runs a job of the stand-in's as Azure ML would: inputs and outputs put in place, the command as a process of a shell, its
+lines in the run's log, what it leaves back in the datastore.
+
+No container is started: what the job has in /tmp is a folder of its own, whose name is put in its place in the script. A
+mount is a copy, which is written back at the end. What that can't show: the image, its user, mounts, the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from azureml_standin import Job, StandIn
+
+_GRACE = 3.0  # seconds from SIGTERM to SIGKILL
+_PATHS = "/paths/"
+
+
+class Runner:
+    """What becomes of the jobs of one stand-in. `secrets`: whether its machines have a managed identity."""
+
+    def __init__(self, folder: Path, authority: Path) -> None:
+        self.folder, self.authority = folder, authority
+
+    def __call__(self, standin: StandIn, job: Job) -> None:
+        try:
+            _Attempt(self.folder / job.name, self.authority, standin, job).run()
+        except Exception as error:
+            job.end("Failed", f"The stand-in failed: {error!r}", "SystemError")
+
+
+class _Attempt:
+    def __init__(self, folder: Path, authority: Path, standin: StandIn, job: Job) -> None:
+        self.folder, self.authority, self.standin, self.job = folder, authority, standin, job
+
+    def run(self) -> None:
+        job, asked = self.job, self.job.properties
+        job.status = "Preparing"
+        nodes = range(int((asked.get("resources") or {}).get("instanceCount", 1)))
+        if missing := next(filter(None, (self._prepare(node) for node in nodes)), ""):
+            job.end("Failed", f"Unable to access data: {missing} was not found in the datastore", "UserError")
+            return
+        if job.stopping.is_set():
+            job.end("Canceled")
+            return
+        job.begin()
+        running = [self._start(node, len(nodes)) for node in nodes]
+        readers = []
+        for node, process in enumerate(running):
+            name = "user_logs/std_log.txt" if len(nodes) == 1 else f"user_logs/std_log_process_{node}.txt"
+            readers.append(threading.Thread(target=self._log, args=(name, process.stdout)))
+            readers[-1].start()
+        match = re.fullmatch(r"PT(\d+)S", (asked.get("limits") or {}).get("timeout", "PT999999S"))
+        assert match
+        late = self._wait(running, time.monotonic() + int(match[1]))
+        for reader in readers:
+            reader.join(60)
+        code = max(each.wait() if each.wait() >= 0 else 128 - each.wait() for each in running)
+        job.status = "Finalizing" if not job.stopping.is_set() else job.status
+        self._leave(nodes)
+        if late or job.stopping.is_set():
+            job.end("Canceled", "Job timed out" if late and not job.stopping.is_set() else "")
+        elif code:
+            text = f"Execution failed. User process 'sh' exited with status code {code}. Please check log file"
+            job.end("Failed", f"{text} 'user_logs/std_log.txt' for error details.", "UserError")
+        else:
+            job.end("Completed")
+
+    def _path(self, uri: str) -> str:
+        assert _PATHS in uri, uri
+        return uri.partition(_PATHS)[2]
+
+    def _at(self, node: int, sort: str, name: str) -> Path:
+        return self.folder / str(node) / sort / name
+
+    def _prepare(self, node: int) -> str:
+        """Fills a node's folders; the address of an input that isn't there."""
+        blobs = self.standin.blobs
+        for name, each in self.job.properties["inputs"].items():
+            at, path = self._at(node, "inputs", name), self._path(each["uri"])
+            if each["jobInputType"] == "uri_file":
+                found = {path.rpartition("/")[2]: blobs.files[path]} if path in blobs.files else {}
+            else:
+                found = blobs.below(path)
+            if not found:
+                return str(each["uri"])
+            self._write(at, found)
+        for name, each in self.job.properties["outputs"].items():
+            kept = blobs.below(self._path(each["uri"])) if each["mode"] == "ReadWriteMount" else {}
+            self._write(self._at(node, "outputs", name), kept)
+        return ""
+
+    def _write(self, folder: Path, files: dict[str, bytes]) -> None:
+        folder.mkdir(parents=True)
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+
+    def _start(self, node: int, nodes: int) -> subprocess.Popen[bytes]:
+        properties, own = self.job.properties, self.folder / str(node)
+
+        def place(match: re.Match[str]) -> str:
+            sort, name = match.groups()
+            at = self._at(node, sort, name)
+            single = sort == "inputs" and properties["inputs"][name]["jobInputType"] == "uri_file"
+            return str(next(at.iterdir()) if single else at)
+
+        command = re.sub(r"\$\{\{(inputs|outputs)\.(\w+)\}\}", place, properties["command"])
+        vault = f"127.0.0.1:{self.standin.port}/vault/"
+        for script in own.glob("inputs/*/launch.sh"):
+            text = script.read_text().replace("/tmp/mlctl-", f"{own}/mlctl-")
+            script.write_text(re.sub(r"([\w-]+\.vault\.azure\.net)", rf"{vault}\1", text))
+        env = {
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "HOME": str(own),
+            "SSL_CERT_FILE": str(self.authority),
+            "AZUREML_RUN_ID": self.job.name,
+            **(properties.get("environmentVariables") or {}),
+        }
+        if (properties.get("identity") or {}).get("identityType") == "Managed":
+            env |= {"MSI_ENDPOINT": f"{self.standin.url}/msi", "MSI_SECRET": "of-this-machine"}
+        if properties.get("distribution"):
+            env |= {
+                "NODE_RANK": str(node), "RANK": str(node), "WORLD_SIZE": str(nodes), "LOCAL_RANK": "0",
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+            }  # fmt: skip
+        (own / "wd").mkdir()
+        return subprocess.Popen(
+            ["/bin/bash", "-c", command], env=env, cwd=own / "wd", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def _wait(self, processes: list[subprocess.Popen[bytes]], deadline: float) -> bool:
+        """To the end, the limit or a cancel; whether it was the limit."""
+        late, ending = False, 0.0
+        while any(process.poll() is None for process in processes):
+            now = time.monotonic()
+            late = late or (now >= deadline and not ending)
+            if not ending and (late or self.job.stopping.is_set()):
+                ending = now + _GRACE
+                _signal(processes, signal.SIGTERM)
+            elif ending and now >= ending:
+                _signal(processes, signal.SIGKILL)
+            self.job.stopping.wait(0.02) if not ending else time.sleep(0.02)
+        _signal(processes, signal.SIGKILL)  # what a container would end with its first process
+        return late
+
+    def _log(self, name: str, stream: IO[bytes] | None) -> None:
+        assert stream is not None
+        self.job.logs[name] = b""
+        with stream:
+            while content := os.read(stream.fileno(), 1 << 16):
+                self.job.logs[name] += content
+
+    def _leave(self, nodes: range) -> None:
+        """What is uploaded at the end, or was written to a mount."""
+        for node in nodes:
+            for name, each in self.job.properties["outputs"].items():
+                folder = self._at(node, "outputs", name)
+                for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    path = f"{self._path(each['uri']).rstrip('/')}/{file.relative_to(folder).as_posix()}"
+                    self.standin.blobs.put(path, file.read_bytes())
+
+
+def _signal(processes: list[subprocess.Popen[bytes]], number: int) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
