@@ -18,10 +18,6 @@ compile airflow-3.1 --extra airflow --group build --group test --group airflow-s
 compile airflow-3.2 --extra airflow --group build --group test --group airflow-server --group airflow-3.2
 compile kfp --extra kfp --group build --group test --group docker
 compile jenkins --extra jenkins --group build --group test --group jenkins-clients
-<<<<<<< HEAD
-compile platforms --extra databricks --extra docker --extra sagemaker --group build --group test --group platforms
-=======
-compile platforms --extra sagemaker --extra databricks --extra azureml --group build --group test --group platforms
->>>>>>> 44c7949 (Plan jobs of Azure Machine Learning, held against the SDK's own model)
+compile platforms --extra azureml --extra databricks --extra docker --extra sagemaker --group build --group test --group platforms
 compile prefect --extra prefect --group build --group test
 compile bench-airflow --extra airflow --group build --group bench-airflow

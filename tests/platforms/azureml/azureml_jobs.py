@@ -8,8 +8,10 @@ mount is a copy, which is written back at the end. What that can't show: the ima
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +24,11 @@ from azureml_standin import Job, StandIn
 
 _GRACE = 3.0  # seconds from SIGTERM to SIGKILL
 _PATHS = "/paths/"
+_BUILDING = threading.Lock()
 
 
 class Runner:
-    """What becomes of the jobs of one stand-in. `secrets`: whether its machines have a managed identity."""
+    """What becomes of the jobs of one stand-in; `folder` holds what each job has of its own."""
 
     def __init__(self, folder: Path, authority: Path) -> None:
         self.folder, self.authority = folder, authority
@@ -40,6 +43,7 @@ class Runner:
 class _Attempt:
     def __init__(self, folder: Path, authority: Path, standin: StandIn, job: Job) -> None:
         self.folder, self.authority, self.standin, self.job = folder, authority, standin, job
+        self.bin = Path()
 
     def run(self) -> None:
         job, asked = self.job, self.job.properties
@@ -47,6 +51,11 @@ class _Attempt:
         nodes = range(int((asked.get("resources") or {}).get("instanceCount", 1)))
         if missing := next(filter(None, (self._prepare(node) for node in nodes)), ""):
             job.end("Failed", f"Unable to access data: {missing} was not found in the datastore", "UserError")
+            return
+        try:
+            self.bin = self._environment()
+        except subprocess.CalledProcessError as error:
+            job.end("Failed", f"Image build failed: {error.stderr[-300:]}", "UserError")
             return
         if job.stopping.is_set():
             job.end("Canceled")
@@ -73,6 +82,23 @@ class _Attempt:
             job.end("Failed", f"{text} 'user_logs/std_log.txt' for error details.", "UserError")
         else:
             job.end("Completed")
+
+    def _environment(self) -> Path:
+        """Where the job's programs are: of an environment with packages, one that is built here, once."""
+        environment = self.standin.environments.get(self.job.properties["environmentId"], {}).get("properties", {})
+        needs = json.loads(environment.get("condaFile", "{}")).get("dependencies", [])
+        packages = [line for each in needs if isinstance(each, dict) for line in each["pip"]]
+        own = Path(sys.executable).parent
+        if not packages:
+            return own
+        at = self.folder.parent / self.job.properties["environmentId"].split("/")[-3]
+        with _BUILDING:
+            if not (at / "built").exists():
+                subprocess.run([sys.executable, "-m", "venv", "--without-pip", at], check=True, capture_output=True)
+                uv = [shutil.which("uv") or "uv", "pip", "install", "--quiet", "--python", at / "bin/python", *packages]
+                subprocess.run(uv, check=True, capture_output=True, text=True)
+                (at / "built").touch()
+        return at / "bin"
 
     def _path(self, uri: str) -> str:
         assert _PATHS in uri, uri
@@ -119,7 +145,7 @@ class _Attempt:
             text = script.read_text().replace("/tmp/mlctl-", f"{own}/mlctl-")
             script.write_text(re.sub(r"([\w-]+\.vault\.azure\.net)", rf"{vault}\1", text))
         env = {
-            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "PATH": f"{self.bin}:/usr/bin:/bin",
             "HOME": str(own),
             "SSL_CERT_FILE": str(self.authority),
             "AZUREML_RUN_ID": self.job.name,

@@ -107,7 +107,7 @@ class StandIn:
             "cpus": {"provisioningState": "Succeeded", "properties": {"vmSize": "Standard_DS3_v2"}},
             "broken": {"provisioningState": "Failed", "properties": {"vmSize": "Standard_DS3_v2"}},
         }
-        self.sizes = ["Standard_DS3_v2", "Standard_E4s_v3"]
+        self.sizes = ["Standard_DS2_v2", "Standard_DS3_v2", "Standard_E4s_v3"]
         self.usages = {"standardDSv2Family": (100, 4), "standardESv3Family": (100, 4)}
         self.datastores = {"workspaceblobstore": "blobstore", "nowhere": "gone"}
         self.secrets: dict[tuple[str, str], str] = {}
@@ -205,12 +205,10 @@ class StandIn:
         if resource is None:
             raise FAULTS["expired"]
         wanted = {
-            "blob": "storage.azure.com",
-            "history": "ml.azure.com",
-            "vault": "vault.azure.net",
-            "arm": "127.0.0.1",
-        }
-        if wanted[sort] not in resource:
+            "blob": ("storage.azure.com",), "history": ("ml.azure.com",), "vault": ("vault.azure.net",),
+            "arm": (self.url, "management.azure.com"),
+        }  # fmt: skip
+        if not any(each in resource for each in wanted[sort]):
             raise Refused(
                 401, "InvalidAuthenticationTokenAudience", f"The access token is for the wrong audience '{resource}'."
             )

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mlctl import contract, data
 from mlctl.backend import Base, Facts, Features, Finding, Settings
@@ -31,6 +32,8 @@ from .settings import check
 from .store import Store
 
 __all__ = ["AzureML"]
+
+_PATIENCE = 3  # runs in a row that Azure doesn't answer for, after which the others of a poll aren't asked for
 
 
 class AzureML(Base):
@@ -61,7 +64,7 @@ class AzureML(Base):
         proven="stand-in",
         unproven=frozenset(  # checked in the request only: the stand-in starts no images, has no machines and no mounts
             {
-                "image", "python", "requirements", "resources.cpu", "resources.memory", "resources.accelerators",
+                "image", "python", "resources.cpu", "resources.memory", "resources.accelerators",
                 "resources.shm", "resources.spot", "inputs.mode.mount", "outputs.mode.mount",
             }
         ),
@@ -132,6 +135,9 @@ class AzureML(Base):
             number += 1
         return found
 
+    def _address(self, run: Run) -> str:
+        return f"{self._at.arm}/jobs/{quote(run.name, safe='')}"
+
     def _job(self, run: Run) -> dict[str, Any]:
         """The job's record. Raises RunNotFound; Unavailable for a run of another workspace."""
         if (run.account, run.scope.lower()) != (self._at.subscription, self._at.scope.lower()):
@@ -140,7 +146,7 @@ class AzureML(Base):
                 f"{run}: {text}; targets.{self.settings.target} is {self._at.scope}: use a target of that workspace"
             )
         try:
-            return self._service.arm("GET", f"{self._at.arm}/jobs/{run.name}")
+            return self._service.arm("GET", self._address(run))
         except RunNotFound as reason:
             raise RunNotFound(f"{run}: {reason}") from None
 
@@ -189,16 +195,24 @@ class AzureML(Base):
                     if run := left.pop(str(job.get("name", "")), None):
                         answer[run] = self._said(run, job)
                 path, query = str(page.get("nextLink") or "") if len(left) < before else "", {}
-        except RunNotFound:
+        except (RunNotFound, Unauthorized):  # each is asked for by itself, and has its own error
             pass
-        except (Unavailable, Unauthorized) as error:
+        except Unavailable as error:
             return {run: answer.get(run, error) for run in runs}
+        refused: list[Unavailable] = []
         for run in runs:
-            if run not in answer:
-                try:
-                    answer[run] = self._said(run, self._job(run))
-                except MlctlError as error:
-                    answer[run] = error
+            if run in answer:
+                continue
+            if len(refused) == _PATIENCE:  # Azure is busy: no use in asking for a thousand more
+                answer[run] = refused[-1]
+                continue
+            try:
+                answer[run] = self._said(run, self._job(run))
+                refused.clear()
+            except MlctlError as error:
+                answer[run] = error
+                if isinstance(error, Unavailable) and run.name in left:
+                    refused.append(error)
         return answer
 
     def _said(self, run: Run, job: Mapping[str, Any]) -> Status | MlctlError:
@@ -256,7 +270,7 @@ class AzureML(Base):
         if state.terminal or state is State.STOPPING:
             return
         try:
-            self._service.arm("POST", f"{self._at.arm}/jobs/{run.name}/cancel")
+            self._service.arm("POST", f"{self._address(run)}/cancel")
         except (InvalidConfig, Taken):  # Azure's word for a job that ended just now
             if not states.status_of(run, self._job(run)).state.terminal:
                 raise

@@ -130,22 +130,25 @@ class _Maker:
         places = {}
         for name, each in self.job.inputs.items():
             made, known = self._named("inputs", name), self.facts["inputs"][name]
-            address = each.uri
-            if "local" in known:
+            single, address, place = known["single"], each.uri, f"{self.root}/inputs/{name}"
+            places[name] = place
+            if "local" in known:  # a file, too, is an input as its folder, whose address is but a digest
                 local = data.Local.of_json(known["local"])
                 self.uploads += local.uploads(f"{self.at.base}/inputs")
-                address = local.address(f"{self.at.base}/inputs")
-            address = address if known["single"] else address.rstrip("/") + "/"
-            places[name] = f"{self.root}/inputs/{name}"
-            if known["single"]:  # which keeps its name: some readers go by it
+                address, single = f"{self.at.base}/inputs/{local.sha256}", False
+                if local.single:
+                    places[name] = f"{place}/{local.files[0][0]}"
+            if single:  # which keeps its name: some readers go by it
                 last = re.sub(r"[?#].*", "", address).rpartition("/")[2]
-                places[name] += f"/{re.sub(r'[^A-Za-z0-9._=-]', '_', last)}"
+                places[name] = place = f"{place}/{re.sub(r'[^A-Za-z0-9._=-]', '_', last)}"
+            else:
+                address = address.rstrip("/") + "/"
             if each.mode == "mount" and data.scheme(each.uri) == "https":
                 text = f"{each.uri}: Azure ML mounts no https: addresses; leave out mode:, or copy it to the datastore"
                 raise Unsupported(str(self.job.fail(("inputs", name, "mode"), text)))
             mode = "Download" if data.scheme(each.uri) == "https" else _MODES[each.mode]
-            self._input(made, address, mode, known["single"])
-            self.links[f"inputs.{made}"] = places[name]
+            self._input(made, address, mode, single)
+            self.links[f"inputs.{made}"] = place
         return places
 
     def _outputs(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 from mlctl import __version__
 from mlctl.backend import Settings
@@ -94,7 +95,7 @@ class Service:
 
     def details(self, name: str) -> dict[str, Any]:
         """What the run history has of a job: times, the error, addresses of logs, which grant access: never to be shown."""
-        scope = f"{self.at.arm}/runs/{name}"
+        scope = f"{self.at.arm}/runs/{quote(name, safe='')}"
         return self._json(self._send("GET", f"{self._history()}/history/v1.0{scope}/details", _DATA))
 
     def _history(self) -> str:
@@ -188,7 +189,7 @@ class Service:
     def refuse(self, what: str, status: int, code: str, message: str, whole: str = "") -> NoReturn:
         """Raises what an error of that status and code means."""
         target = self._settings.target
-        text = f"{what}: {message[:500] or code or status}"
+        text = f"{what}: {message[:500].rstrip('.') or code or status}"
         if "JobPropertyImmutable" in whole or "already exists" in message or status == 409:
             raise Taken(text)
         if status == 429 or status >= 500:

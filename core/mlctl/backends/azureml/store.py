@@ -34,7 +34,7 @@ class Store:
         at = self._service.at
         for prefix in (at.paths, f"azureml://datastores/{at.datastore}/paths/"):
             if address.lower().startswith(prefix.lower()):
-                return unquote(address[len(prefix) :]) if "%" in address else address[len(prefix) :]
+                return address[len(prefix) :]
         return None
 
     def described(self) -> dict[str, str]:
@@ -86,7 +86,7 @@ class Store:
                         continue
                     message = " ".join(str(reason.message).partition("RequestId")[0].split())
                     code = str(getattr(reason, "error_code", "") or "")
-                    self._service.refuse(f"{shown} in {client.account_name}", status, code, message)
+                    self._service.refuse(f"{shown} in {client.primary_hostname}", status, code, message)
         raise AssertionError("unreachable")
 
     def single(self, address: str) -> bool | None:
@@ -104,7 +104,7 @@ class Store:
 
     def put(self, address: str, content: str | Path) -> None:
         """Writes a file, whole, unless one is there."""
-        path = self._path(address)
+        path = self._path(unquote(address))  # of an upload, which data.Local has quoted
         if path is None:
             raise Unavailable(f"{address}: is not in the datastore of targets.{self._settings.target}")
 
@@ -139,7 +139,7 @@ class Store:
             blob = client.get_blob_client(self._path(address))
             blob.upload_blob(b"mlctl\n", overwrite=True)
             blob.delete_blob()
-            return f"{client.container_name} of {client.account_name} can be written"
+            return f"{client.container_name} of {client.primary_hostname} can be written"
 
         return self._asked(address, ask)
 

@@ -1,0 +1,161 @@
+"""What truly runs: the example's metrics, several nodes, secrets, checkpoints; and what the maker's own SDK reads of a job."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azureml_harness import STORE, settings
+from azureml_standin import GROUP, SUBSCRIPTION, WORKSPACE, StandIn
+
+from mlctl import backend, jobfile, lifecycle
+from mlctl.backend import Backend, Settings
+from mlctl.backends.azureml import AzureML
+from mlctl.runs import Key, Reason, Result, Run, State, Status
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "01-local" / "jobs"
+PATIENCE = 300.0
+
+
+def ended(made: Backend, run: Run) -> tuple[Status, list[str]]:
+    """How a run ended, and its log."""
+    from mlctl import watch
+
+    status = watch.until_done(made, run, PATIENCE)
+    assert status is not None
+    return status, [line for logs in lifecycle.lines(made, run) for line in logs.lines]
+
+
+def started(made: AzureML, key: str, folder: Path, **fields: Any) -> Run:
+    job = jobfile.load({"kind": "train", "name": "aml", **fields})
+    return lifecycle.Execution(job, made, made.settings, Key(f"{folder}{key}", "aml")).start().run
+
+
+@pytest.fixture
+def made(standin: StandIn, tmp_path: Path) -> AzureML:
+    return AzureML(Settings("prod", settings(standin), tmp_path / "home"))
+
+
+def run_all(made: Backend, folder: Path) -> dict[str, Result]:
+    """Process, train, batch inference, each fed with what the one before it left."""
+    done: dict[str, Result] = {}
+    for kind, feeds in (
+        ("process", {}),
+        ("train", {"data": "process"}),
+        ("batch-inference", {"data": "process", "model": "train"}),
+    ):
+        inputs = {name: done[source].outputs[name] for name, source in feeds.items()}
+        job = jobfile.load(EXAMPLE / f"{kind}.yaml", inputs=inputs)
+        key = Key(f"example-{made.name}-{folder}", job.name)
+        run = lifecycle.Execution(job, made, made.settings, key).start().run  # type: ignore[attr-defined]
+        status, log = ended(made, run)
+        assert status.state is State.SUCCEEDED, (status, log)
+        done[kind] = made.result(run)
+    return done
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_this_machine(made: AzureML, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{EXAMPLE.parents[2] / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    here = backend.load("local", Settings("laptop", {}, tmp_path / "local"))
+    local, there = run_all(here, tmp_path), run_all(made, tmp_path)
+    assert local["train"].metrics
+    for kind, result in local.items():
+        assert there[kind].metrics == result.metrics
+        steps = [[(point.name, point.value, point.step) for point in each.points] for each in (result, there[kind])]
+        assert steps[0] == steps[1]
+
+
+def test_each_node_knows_which_it_is(made: AzureML, tmp_path: Path) -> None:
+    script = (
+        'echo "rank $RANK of $WORLD_SIZE"; echo "{\\"name\\": \\"rank\\", \\"value\\": $RANK}" > "$MLCTL_METRICS_FILE"'
+    )
+    run = started(
+        made, "nodes", tmp_path, command={"shell": script}, resources={"nodes": 2}, distribution={"type": "env"}
+    )
+    status, log = ended(made, run)
+    assert status.state is State.SUCCEEDED
+    assert sorted(log) == ["[std_log_process_0] rank 0 of 2", "[std_log_process_1] rank 1 of 2"]
+    assert made.result(run).metrics == {"rank": 0.0}
+
+
+def test_next_attempt_finds_the_checkpoint(made: AzureML, tmp_path: Path) -> None:
+    script = 'cd "$MLCTL_CHECKPOINT_DIR"; if [ -f seen ]; then cat seen; else echo of the first >seen; exit 3; fi'
+    job = jobfile.load({"kind": "train", "name": "aml", "command": {"shell": script}})
+    key = Key(f"{tmp_path}checkpoint", "aml")
+    first = lifecycle.Execution(job, made, made.settings, key).start().run
+    assert ended(made, first)[0].exit_code == 3
+    second = lifecycle.Execution(job, made, made.settings, key, again=True).start().run
+    assert (second.attempt, ended(made, second)[1]) == (1, ["of the first"])
+
+
+def test_local_input_is_uploaded_once_and_read(made: AzureML, standin: StandIn, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a b.txt").write_text("hello\n")
+    (tmp_path / "one file.csv").write_text("1\n")
+    fields: dict[str, Any] = {
+        "command": {"shell": 'cat "$MLCTL_INPUT_DATA/deep/a b.txt"; cat "$MLCTL_INPUT_FILE"'},
+        "inputs": {"data": str(folder), "file": str(tmp_path / "one file.csv")},
+    }
+    for key in ("a", "b"):
+        assert ended(made, started(made, key, tmp_path, **fields))[1] == ["hello", "1"]
+    assert len([path for path in standin.blobs.writes if "inputs/" in path and path.endswith("a b.txt")]) == 1
+
+
+def test_secret_that_is_not_there_ends_the_job_with_a_word(standin: StandIn, tmp_path: Path) -> None:
+    values = {**settings(standin), "secrets": {"TOKEN": "azure-kv:acme-ml/nothing"}}
+    made = AzureML(Settings("prod", values, tmp_path / "home"))
+    status, log = ended(made, started(made, "secret", tmp_path, command="true", secrets=["TOKEN"]))
+    assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.ERROR, 1)
+    assert "mlctl: secret TOKEN: nothing of" in log[-1]
+
+
+def test_code_and_its_exit_code(made: AzureML, tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "job.py").write_text("import sys; print('from', sys.argv[1]); sys.exit(42)\n")
+    run = started(made, "code", tmp_path, code=str(tmp_path / "code"), command="python job.py there")
+    status, log = ended(made, run)
+    assert (status.exit_code, log) == (42, ["from there"])
+
+
+def test_job_that_is_stopped_may_say_goodbye(made: AzureML, tmp_path: Path) -> None:
+    script = "trap 'echo goodbye; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+    run = started(made, "goodbye", tmp_path, command={"shell": script})
+    cursor, lines = "", []
+    import time
+
+    deadline = time.monotonic() + PATIENCE
+    while "up" not in lines and time.monotonic() < deadline:
+        part = made.logs(run, cursor)
+        cursor, lines = part.cursor, [*lines, *part.lines]
+        time.sleep(0.05)
+    made.cancel(run)
+    status, log = ended(made, run)
+    assert (status.state, log[0], log[-1]) == (State.CANCELLED, "up", "goodbye")
+
+
+def test_the_makers_own_sdk_reads_what_we_sent(
+    made: AzureML, standin: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """azure-ai-ml lists and shows the job, as its user would."""
+    run = started(made, "sdk", tmp_path, command="echo done", outputs={"model": {}}, timeout="1h")
+    ended(made, run)
+    monkeypatch.setenv("AZUREML_DEV_URL_MFE", standin.url)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from azure.ai.ml import MLClient
+        from azure.identity import DefaultAzureCredential
+
+        client = MLClient(
+            DefaultAzureCredential(), SUBSCRIPTION, GROUP, WORKSPACE, base_url=standin.url, enable_telemetry=False
+        )
+        job = client.jobs._get_job(run.name)
+    assert job.name == run.name
+    assert job.properties.status == "Completed"
+    assert job.properties.outputs["model"].uri.startswith(STORE)
+    assert job.properties.limits.timeout.total_seconds() == 3600
+    assert job.properties.environment_variables["MLCTL_NONCE"]
