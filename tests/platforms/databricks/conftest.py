@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from databricks.sdk import WorkspaceClient
-from databricks_harness import DatabricksHarness
+from databricks_harness import DatabricksHarness, furnish
 from databricks_standin import TOKEN, Standin
 
 
@@ -15,9 +14,7 @@ from databricks_standin import TOKEN, Standin
 def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
     made = Standin(tmp_path_factory.mktemp("databricks"))
     try:
-        client = WorkspaceClient(host=made.url, token=TOKEN)
-        client.secrets.create_scope("ml")
-        client.secrets.put_secret("ml", "token", string_value=DatabricksHarness.secret)
+        furnish(made)
         yield made
     finally:
         made.close()

@@ -15,15 +15,14 @@ collect_ignore_glob = (
 
 @pytest.fixture(scope="session")
 def aws() -> Iterator[pytest.MonkeyPatch]:
-    """Credentials that are nobody's, and no configuration of this machine's user."""
+    """Credentials that are nobody's."""
+    from sagemaker_harness import CREDENTIALS
+
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
-        patch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "none")
-        patch.setenv("AWS_CONFIG_FILE", os.devnull)
-        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
         yield patch
 
 

@@ -27,21 +27,21 @@ _GRACE = 3.0  # seconds from SIGTERM to SIGKILL; SageMaker's own are 120
 
 
 class Runner:
-    """What becomes of the jobs of one stand-in; `folder` holds each host's /opt/ml."""
+    """What becomes of the jobs of one stand-in; `folder` holds each host's /opt/ml, `image` the programs of every image."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, image: Path | None = None) -> None:
+        self.folder, self.image = folder, image or Path(sys.executable).parent
 
     def __call__(self, standin: StandIn, job: Job) -> None:
         try:
-            _Attempt(self.folder / job.name, standin, job).run()
+            _Attempt(self.folder / job.name, self.image, standin, job).run()
         except Exception as error:
             job.end("Failed", reason=f"InternalServerError: {error!r}")
 
 
 class _Attempt:
-    def __init__(self, folder: Path, standin: StandIn, job: Job) -> None:
-        self.folder, self.standin, self.job = folder, standin, job
+    def __init__(self, folder: Path, image: Path, standin: StandIn, job: Job) -> None:
+        self.folder, self.image, self.standin, self.job = folder, image, standin, job
         self.training = job.kind == "Training"
         self.s3 = boto3.client("s3", endpoint_url=standin.url, region_name=job.region)
         self.logs = boto3.client("logs", endpoint_url=standin.url, region_name=job.region)
@@ -128,11 +128,12 @@ class _Attempt:
         for path in (Path(word) for word in argv if word.startswith(str(at))):
             path.write_text(path.read_text().replace(_ROOT, str(at)))
         env = {
-            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "PATH": f"{self.image}:/usr/bin:/bin",
             "HOME": str(at),
             "AWS_REGION": self.job.region,
             "AWS_DEFAULT_REGION": self.job.region,
             **{name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")},
+            **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
             **request.get("Environment", {}),
         }
         return subprocess.Popen(

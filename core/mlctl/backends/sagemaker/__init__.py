@@ -64,11 +64,8 @@ class SageMaker(Base):
             "queue_timeout": "a processing job doesn't wait: it fails where there is no capacity",
         },
         proven="stand-in",
-        unproven=frozenset(  # checked in the request only: the stand-in starts no images, has no instances and no pip
-            {
-                "image", "python", "requirements", "resources.cpu", "resources.memory", "resources.accelerators",
-                "resources.disk",
-            }
+        unproven=frozenset(  # checked in the request only: the stand-in starts no images, and has no instances
+            {"image", "python", "resources.cpu", "resources.memory", "resources.accelerators", "resources.disk"}
         ),
     )  # fmt: skip
 

@@ -1,0 +1,120 @@
+"""examples/02-swap: one folder, one command a target, the same metrics and the same model wherever it ran."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import standins
+
+PATIENCE = 600  # seconds for three small jobs and what they require
+DIGEST = """\
+kind: process
+name: digest
+command: {shell: 'sha256sum "$MLCTL_INPUT_MODEL/model.joblib"'}
+inputs: {model: {type: model}}
+"""
+
+
+class Folder:
+    """A copy of the examples, with the link from one to the other; `env` reaches the platforms, and has mlctl's home."""
+
+    def __init__(self, at: Path, env: Mapping[str, str]) -> None:
+        shutil.copytree(standins.ROOT / "examples", at / "examples", symlinks=True)
+        self.at = at / "examples/02-swap"
+        (self.at / "digest.yaml").write_text(DIGEST)
+        path = f"{Path(sys.executable).parent}:{standins.ROOT / '.venv/bin'}:{os.environ['PATH']}"  # where uv is
+        self.env = {**os.environ, **env, "PATH": path}
+
+    def _ask(self, target: str, *words: str) -> str:
+        env = {**self.env, **({"MLCTL_PROFILE": target} if target != "local" else {})}
+        done = subprocess.run(
+            words, cwd=self.at, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )  # fmt: skip
+        assert done.returncode == 0, f"{target}: {' '.join(words)}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
+        return done.stdout
+
+    def run(self, target: str) -> dict[str, Any]:
+        """The one command; then the metrics, every epoch's, and the digest of the model as a job of the target finds it."""
+        self._ask(target, "./run.sh")
+        train, predict = (
+            json.loads(self._ask(target, "mlctl", "describe", f"digits-{kind}", "--json"))
+            for kind in ("train", "batch-inference")
+        )
+        assert train["submitted"]["target"] == predict["submitted"]["target"] == target
+        points = json.loads(self._ask(target, "mlctl", "metrics", "digits-train", "--history", "--json"))
+        self._ask(target, "mlctl", "run", "digest.yaml", "--input", f"model={train['outputs']['model']}")
+        (digest,) = [word for word in self._ask(target, "mlctl", "logs", "digest").split() if len(word) == 64]
+        epochs = [(point["name"], point["step"], point["value"]) for point in points]
+        return {"epochs": epochs, "predicted": predict["metrics"], "model": digest}
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Reaches the platforms, in their stand-ins."""
+    at = tmp_path_factory.mktemp("standins")
+    env = {"MLCTL_HOME": str(at / "home")}
+    with contextlib.ExitStack() as stack:
+        for name in standins.MANAGED:
+            if standins.module(name).is_file():
+                env.update(stack.enter_context(standins.running(name, at / name)).env)
+        yield env
+
+
+@pytest.fixture(scope="module")
+def folder(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("folder"), env)
+
+
+@pytest.fixture(scope="module")
+def changed(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """The same, with one parameter changed, in one file."""
+    made = Folder(tmp_path_factory.mktemp("changed"), env)
+    file = made.at / "jobs/train.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("alpha: {type: number, default: 0.001", "alpha: {type: number, default: 0.01"))
+    assert file.read_text() != before
+    return made
+
+
+@pytest.fixture(scope="module")
+def here(folder: Folder) -> dict[str, Any]:
+    """What comes of it on this machine."""
+    return folder.run("local")
+
+
+@pytest.fixture(scope="module")
+def changed_here(changed: Folder) -> dict[str, Any]:
+    return changed.run("local")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("target", standins.MANAGED)
+def test_the_same_there(folder: Folder, here: dict[str, Any], target: str) -> None:
+    if not standins.module(target).is_file():
+        pytest.skip(f"no stand-in of {target} can be served yet")
+    assert [name for name, _, _ in here["epochs"]] == ["accuracy"] * 10
+    assert folder.run(target) == here
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("target", standins.MANAGED)
+def test_one_parameter_changed_in_one_file_changes_it_everywhere(
+    changed: Folder, here: dict[str, Any], changed_here: dict[str, Any], target: str
+) -> None:
+    if not standins.module(target).is_file():
+        pytest.skip(f"no stand-in of {target} can be served yet")
+    assert changed_here["epochs"] != here["epochs"]
+    assert changed_here["model"] != here["model"]
+    assert changed.run(target) == changed_here

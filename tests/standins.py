@@ -1,0 +1,95 @@
+"""The platforms' stand-ins, each in a process of its own: for a test whose environment lacks what they stand on.
+
+    with standins.running("sagemaker", folder) as standin:
+        standin.env        # what its user's environment has: the address, credentials that are nobody's
+        standin.target     # what an mlctl.yaml says of it
+
+A platform joins by tests/platforms/NAME/NAME_served.py, whose `served(folder)` is a context manager of the two.
+
+python standins.py NAME FOLDER     # serves; says both in a line of JSON; ends when its stdin does
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlctl import backend
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = ROOT / ".envs/platforms/bin/python"
+MANAGED = tuple(name for name in ("sagemaker", "databricks", "azureml") if name in backend.names())
+"""The managed platforms that this mlctl has."""
+
+_START, _END = 180, 60  # seconds
+
+
+@dataclass(frozen=True)
+class Standin:
+    """How a platform is reached: variables of the environment, and a target of mlctl.yaml."""
+
+    env: Mapping[str, str]
+    target: Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def running(name: str, folder: Path) -> Iterator[Standin]:
+    """The platform's stand-in, until the context ends; `folder` is its to make, and keeps its log. Skips the test where
+    there is none."""
+    if not module(name).is_file():
+        pytest.skip(f"{module(name).relative_to(ROOT)}: no stand-in of {name} can be served yet")
+    subprocess.run([ROOT / "tools/env.sh", "platforms"], check=True, stdout=subprocess.DEVNULL)
+    folder.mkdir(parents=True)
+    env = {each: value for each, value in os.environ.items() if not each.startswith(("MLCTL_", "PYTHON"))}
+    log = folder / "standin.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [PYTHON, __file__, name, folder / "data"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
+            start_new_session=True,
+        )  # fmt: skip
+    assert process.stdin and process.stdout
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            said = process.stdout.readline() if selector.select(_START) else b""
+        assert said, f"{name}'s stand-in did not start:\n{log.read_text()[-2000:]}"
+        yield Standin(**json.loads(said))
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(_END)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        finally:
+            process.stdout.close()
+
+
+def module(name: str) -> Path:
+    """The file by which a platform joins."""
+    return ROOT / "tests/platforms" / name / f"{name}_served.py"
+
+
+def main(name: str, folder: Path) -> None:
+    sys.path.insert(0, str(module(name).parent))
+    folder.mkdir(parents=True)
+    with importlib.import_module(f"{name}_served").served(folder) as (env, target):
+        print(json.dumps({"env": env, "target": target}), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
