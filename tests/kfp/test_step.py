@@ -127,21 +127,22 @@ def test_changed_job(steps: Steps, traces: Path) -> None:
     assert old.ended(30) is not None
 
 
-def test_outputs_of_a_platform_elsewhere(steps: Steps, plug: Callable[[str], None]) -> None:
+@pytest.mark.parametrize("store", ["s3://bucket", "/Volumes/main/ml/models"])
+def test_outputs_of_a_platform_elsewhere(steps: Steps, plug: Callable[[str], None], store: str) -> None:
     """An output that is no file of the pod stays where it is: the artifact says where, and a later step's job gets that."""
     plug(
         "    def result(self, run):\n"
         "        from mlctl.runs import Result\n"
-        "        return Result({'model': 's3://bucket/' + run.name})\n"
+        f"        return Result({{'model': '{store}/' + run.name}})\n"
     )
     ended = steps.run(JOB)
     assert ended.code == 0, ended.errors
     model = ended.outputs["model"]
-    address = f"s3://bucket/{ended.outputs['run'].rpartition('/')[2]}"
+    address = f"{store}/{ended.outputs['run'].rpartition('/')[2]}"
     assert model.metadata["mlctl_address"] == ended.outputs["outputs"]["model"] == address
     assert model.uri == str(steps.root / "run-1/train/model")
     refused = steps.run({"job": "jobs/predict.yaml", "input_model": model}, kind="batch-inference", task="predict")
-    assert refused.code == 2 and address in refused.errors, "the local platform reads no s3://"
+    assert refused.code == 2 and address in refused.errors, "the local platform reads neither"
 
 
 def test_log_that_can_not_be_read_now(steps: Steps, plug: Callable[[str], None]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlctl import api
+from mlctl import api, data
 from mlctl.backend import Settings
 from mlctl.drive import Drive
 from mlctl.errors import Interrupted, InvalidConfig, InvalidJob, MlctlError
@@ -113,7 +113,7 @@ class Step:
             if not address:
                 raise MlctlError(f"{run}: says nothing of its output '{self.output}'")
             metadata[artifact] = {"mlctl_run": str(run), "mlctl_output": self.output}
-            if "://" in address:
+            if data.scheme(address) != "file":
                 metadata[artifact] = {**metadata[artifact], ADDRESS: address}
             else:
                 files.copy(Path(address), call.outputs[artifact].path)  # the pod's disk goes with the pod
