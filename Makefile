@@ -24,9 +24,11 @@ services: core           ## a Docker engine where there is none; ARGS=down ends 
 	@python tools/services $(ARGS)
 
 .PHONY: test test-core orchestrators lint
-test: dev                ## every test there is, two suites at a time; at the end the table of what each orchestrator keeps
+test: dev                ## every test there is, two suites at a time; at the end the tables of what each orchestrator keeps
+	@tools/env.sh platforms  # which the orchestrators' suites start the stand-ins in
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync $(SUITES)
 	@python tests/behaviour.py
+	@python tests/matrix.py
 
 test-core: dev lint      ## the core's tests, and the local platform's; ARGS="-k name" for some
 	@pytest $(ARGS)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("behaviour")
+pytest.register_assert_rewrite("behaviour", "matrix")
 import behaviour  # noqa: E402
 
 settings.register_profile(

@@ -11,13 +11,14 @@ compile() {
     uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
         --custom-compile-command 'make lock' -o "$output" pyproject.toml "$@"
 }
+sdks="--extra azureml --extra databricks --extra sagemaker" # of the platforms that each orchestrator's tests reach
 compile core --group build
 compile dev --group dev
-compile airflow --extra airflow --group build --group test --group airflow-server
-compile airflow-3.1 --extra airflow --group build --group test --group airflow-server --group airflow-3.1
-compile airflow-3.2 --extra airflow --group build --group test --group airflow-server --group airflow-3.2
-compile kfp --extra kfp --group build --group test --group docker
-compile jenkins --extra jenkins --group build --group test --group jenkins-clients
-compile platforms --extra azureml --extra databricks --extra docker --extra sagemaker --group build --group test --group platforms
-compile prefect --extra prefect --group build --group test
+compile airflow --extra airflow $sdks --group build --group test --group airflow-server
+compile airflow-3.1 --extra airflow $sdks --group build --group test --group airflow-server --group airflow-3.1
+compile airflow-3.2 --extra airflow $sdks --group build --group test --group airflow-server --group airflow-3.2
+compile kfp --extra kfp $sdks --group build --group test --group docker
+compile jenkins --extra jenkins $sdks --group build --group test --group jenkins-clients
+compile platforms $sdks --extra docker --group build --group test --group platforms
+compile prefect --extra prefect $sdks --group build --group test
 compile bench-airflow --extra airflow --group build --group bench-airflow
