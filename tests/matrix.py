@@ -79,12 +79,15 @@ class MatrixContract:
     def test_cell(self, platform: str, folder: Path, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with contextlib.ExitStack() as stack:
             env: Mapping[str, str] = {}
+            job = written(folder)
             if platform != "local":
-                env = stack.enter_context(standins.running(platform, tmp_path / "standin")).env
+                standin = stack.enter_context(standins.running(platform, tmp_path / "standin"))
+                standins.name_accounts(folder / "mlctl.yaml", {platform: standin})
+                env = standin.env
             for name, value in {**env, "MLCTL_PROFILE": "dev" if platform == "local" else platform}.items():
                 monkeypatch.setenv(name, value)
             self.note(platform, "FAILED")
-            url, metrics = ask(written(folder))
+            url, metrics = ask(job)
             assert Run.parse(url).backend == platform
             state = api.reach(url, config.load(folder / "jobs/train.yaml")).status().state
             assert (state, metrics["loss"]) == (State.SUCCEEDED, LOSS)

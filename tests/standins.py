@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+import yaml
 
 from mlctl import backend
 
@@ -46,10 +46,7 @@ class Standin:
 
 @contextlib.contextmanager
 def running(name: str, folder: Path) -> Iterator[Standin]:
-    """The platform's stand-in, until the context ends; `folder` is its to make, and keeps its log. Skips the test where
-    there is none."""
-    if not module(name).is_file():
-        pytest.skip(f"{module(name).relative_to(ROOT)}: no stand-in of {name} can be served yet")
+    """The platform's stand-in, until the context ends; `folder` is its to make, and keeps its log."""
     subprocess.run([ROOT / "tools/env.sh", "platforms"], check=True, stdout=subprocess.DEVNULL)
     folder.mkdir(parents=True)
     env = {each: value for each, value in os.environ.items() if not each.startswith(("MLCTL_", "PYTHON"))}
@@ -81,6 +78,13 @@ def running(name: str, folder: Path) -> Iterator[Standin]:
 def module(name: str) -> Path:
     """The file by which a platform joins."""
     return ROOT / "tests/platforms" / name / f"{name}_served.py"
+
+
+def name_accounts(file: Path, platforms: Mapping[str, Standin]) -> None:
+    """Puts into an mlctl.yaml what its targets of these names are: what a user of the examples does by hand."""
+    whole = yaml.safe_load(file.read_text())
+    whole["targets"] |= {name: dict(standin.target) for name, standin in platforms.items()}
+    file.write_text(yaml.safe_dump(whole))
 
 
 def main(name: str, folder: Path) -> None:

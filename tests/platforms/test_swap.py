@@ -16,6 +16,7 @@ import pytest
 
 import standins
 
+Platforms = Mapping[str, standins.Standin]
 PATIENCE = 600  # seconds for three small jobs and what they require
 DIGEST = """\
 kind: process
@@ -26,17 +27,19 @@ inputs: {model: {type: model}}
 
 
 class Folder:
-    """A copy of the examples, with the link from one to the other; `env` reaches the platforms, and has mlctl's home."""
+    """A copy of the examples, with the link from one to the other, and in it the names of the stand-ins' accounts."""
 
-    def __init__(self, at: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, at: Path, platforms: Platforms) -> None:
         shutil.copytree(standins.ROOT / "examples", at / "examples", symlinks=True)
         self.at = at / "examples/02-swap"
         (self.at / "digest.yaml").write_text(DIGEST)
+        standins.name_accounts(self.at / "mlctl.yaml", platforms)
         path = f"{Path(sys.executable).parent}:{standins.ROOT / '.venv/bin'}:{os.environ['PATH']}"  # where uv is
-        self.env = {**os.environ, **env, "PATH": path}
+        self.env = {**os.environ, "MLCTL_HOME": str(at / "home"), "PATH": path}
+        self.platforms = platforms
 
     def _ask(self, target: str, *words: str) -> str:
-        env = {**self.env, **({"MLCTL_PROFILE": target} if target != "local" else {})}
+        env = {**self.env, **({"MLCTL_PROFILE": target, **self.platforms[target].env} if target != "local" else {})}
         done = subprocess.run(
             words, cwd=self.at, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
         )  # fmt: skip
@@ -59,26 +62,22 @@ class Folder:
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Reaches the platforms, in their stand-ins."""
+def platforms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platforms]:
+    """The managed platforms, in their stand-ins."""
     at = tmp_path_factory.mktemp("standins")
-    env = {"MLCTL_HOME": str(at / "home")}
     with contextlib.ExitStack() as stack:
-        for name in standins.MANAGED:
-            if standins.module(name).is_file():
-                env.update(stack.enter_context(standins.running(name, at / name)).env)
-        yield env
+        yield {name: stack.enter_context(standins.running(name, at / name)) for name in standins.MANAGED}
 
 
 @pytest.fixture(scope="module")
-def folder(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder(tmp_path_factory.mktemp("folder"), env)
+def folder(platforms: Platforms, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return Folder(tmp_path_factory.mktemp("folder"), platforms)
 
 
 @pytest.fixture(scope="module")
-def changed(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def changed(platforms: Platforms, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """The same, with one parameter changed, in one file."""
-    made = Folder(tmp_path_factory.mktemp("changed"), env)
+    made = Folder(tmp_path_factory.mktemp("changed"), platforms)
     file = made.at / "jobs/train.yaml"
     before = file.read_text()
     file.write_text(before.replace("alpha: {type: number, default: 0.001", "alpha: {type: number, default: 0.01"))
@@ -101,8 +100,6 @@ def changed_here(changed: Folder) -> dict[str, Any]:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", standins.MANAGED)
 def test_the_same_there(folder: Folder, here: dict[str, Any], target: str) -> None:
-    if not standins.module(target).is_file():
-        pytest.skip(f"no stand-in of {target} can be served yet")
     assert [name for name, _, _ in here["epochs"]] == ["accuracy"] * 10
     assert folder.run(target) == here
 
@@ -113,8 +110,6 @@ def test_the_same_there(folder: Folder, here: dict[str, Any], target: str) -> No
 def test_one_parameter_changed_in_one_file_changes_it_everywhere(
     changed: Folder, here: dict[str, Any], changed_here: dict[str, Any], target: str
 ) -> None:
-    if not standins.module(target).is_file():
-        pytest.skip(f"no stand-in of {target} can be served yet")
     assert changed_here["epochs"] != here["epochs"]
     assert changed_here["model"] != here["model"]
     assert changed.run(target) == changed_here

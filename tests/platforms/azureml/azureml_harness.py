@@ -16,6 +16,13 @@ from mlctl.testing import Harness, Native
 
 STORE = f"azureml://subscriptions/{SUBSCRIPTION}/resourcegroups/{GROUP}/workspaces/{WORKSPACE}/datastores/workspaceblobstore/paths"
 
+CREDENTIALS = {"AZURE_TOKEN_CREDENTIALS": "ManagedIdentityCredential", "MSI_SECRET": "of-this-machine"}
+
+
+def furnish(standin: StandIn) -> None:
+    """A secret, as a platform team makes it."""
+    standin.secrets["acme-ml", "token"] = Harness.secret
+
 
 def settings(standin: StandIn) -> dict[str, Any]:
     return {

@@ -23,14 +23,15 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def azure(authority: Path) -> Iterator[pytest.MonkeyPatch]:
     """No credentials of this machine's user; names of the stand-in that lead to it."""
+    from azureml_harness import CREDENTIALS
     from azureml_tls import certificate, resolve_localhost
 
     certificate(authority)
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("AZURE_", "MSI_", "IDENTITY_", "ARM_"))]:
             patch.delenv(name)
-        patch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
-        patch.setenv("MSI_SECRET", "of-this-machine")
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
         patch.setenv("REQUESTS_CA_BUNDLE", str(authority / "ca.pem"))
         patch.setenv("NO_PROXY", "127.0.0.1,localhost,.localhost")
         resolve_localhost(patch)
@@ -40,14 +41,13 @@ def azure(authority: Path) -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="session")
 def standin(azure: pytest.MonkeyPatch, authority: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """The server, which runs jobs."""
+    from azureml_harness import furnish
     from azureml_jobs import Runner
     from azureml_standin import StandIn
     from azureml_tls import serving
 
-    from mlctl.testing import Harness
-
     made = StandIn(serving(authority), Runner(tmp_path_factory.mktemp("azureml"), authority / "ca.pem"))
-    made.secrets["acme-ml", "token"] = Harness.secret
+    furnish(made)
     azure.setenv("MSI_ENDPOINT", f"{made.url}/msi")
     try:
         yield made
