@@ -106,7 +106,7 @@ def _quota(service: Service, settings: Settings, location: str, size: str) -> st
     for each in found:
         if str((each.get("name") or {}).get("value", "")).lower() == known.family.lower():
             left = int(each.get("limit", 0)) - int(each.get("currentValue", 0))
-            if int(each.get("limit", 0)) < known.cores:
+            if 0 <= int(each.get("limit", 0)) < known.cores:  # -1: none
                 text = f"the quota of {known.family} is {each['limit']} cores, and {size} has {known.cores}"
                 raise settings.fail("compute" if settings.values.get("compute") else "instance_type", text)
             return f"{left} of {each['limit']} cores of {known.family} are free"

@@ -16,10 +16,11 @@ from mlctl.runs import Loss
 from . import sizes
 from .settings import Place
 
-__all__ = ["BASE", "LIMIT", "Fields", "compute_size"]
+__all__ = ["BASE", "BASE_GPU", "LIMIT", "Fields", "compute_size"]
 
-BASE = "mcr.microsoft.com/azureml/openmpi5.0-ubuntu24.04"
-"""The image that environments with a Python of their own are built on: conda is in it."""
+BASE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04"
+BASE_GPU = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04"
+"""The images that environments with a Python of their own are built on: conda is in them."""
 
 LIMIT = 86400
 """Seconds that a job may run that says nothing of it, nor does its target."""
@@ -78,7 +79,8 @@ class Fields:
             return f"{self.at.arm}/environments/{match[1]}/versions/{match[2]}", None
         if self.image.startswith("azureml://registries/"):
             return self.image, None
-        properties: dict[str, Any] = {"osType": "Linux", "image": self.image or BASE}
+        base = BASE_GPU if self.job.resources.accelerators else BASE
+        properties: dict[str, Any] = {"osType": "Linux", "image": self.image or base}
         if self.image.startswith("azureml:"):
             text = f"got '{self.image}', expected an image, azureml:NAME:VERSION or azureml://registries/REGISTRY/..."
             raise (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from mlctl import data
 from mlctl.backend import Settings
 from mlctl.errors import RunNotFound, Unavailable
 
@@ -116,11 +117,10 @@ class Store:
                 blob.upload_blob(content.encode(), overwrite=False)
                 return
             try:
-                stream = content.open("rb")
+                with data.opened(content) as stream:
+                    blob.upload_blob(stream, length=content.stat().st_size, overwrite=False)
             except OSError as reason:
                 raise Unavailable(f"{content}: {reason.strerror or reason}") from None
-            with stream:
-                blob.upload_blob(stream, length=content.stat().st_size, overwrite=False)
 
         with contextlib.suppress(Taken):  # another was faster: the same content has the same address
             self._asked(address, ask)
