@@ -127,11 +127,12 @@ def test_job_that_does_not_want_to_end(harness: DockerHarness, why: str) -> None
     """It ignores SIGTERM, and so does what it left behind in a session of its own."""
     made = harness.make()
     stubborn = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 600' &); echo up; sleep 600"
-    run = started(made, stubborn, timeout="2s" if why == "timeout" else "1h")
+    run = started(made, stubborn, "stubborn", timeout="2s" if why == "timeout" else "1h")
     until(lambda: "up" in log(made, run))
     if why == "cancel":
         made.cancel(run)
-        assert made.status([run])[run].state is State.STOPPING  # type: ignore[union-attr]
+        (found,) = made.find(execution(made, "stubborn").key)
+        assert found.status.state is State.STOPPING
     status = ended(made, run)
     assert status.reason is (Reason.CANCELLED if why == "cancel" else Reason.TIMEOUT)
     assert status.exit_code == 137
