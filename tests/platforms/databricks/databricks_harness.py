@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from databricks.sdk import WorkspaceClient
 from databricks_standin import TOKEN, VOLUME, Standin
 
-from mlctl import backend
+from mlctl import backend, jobfile, lifecycle, watch
 from mlctl.backend import Backend, Settings
-from mlctl.runs import Run
+from mlctl.job import Job
+from mlctl.runs import Key, Run, State, Status
 from mlctl.testing import Harness, Native
 
 _numbers = itertools.count()
+PATIENCE = 120.0
 
 
 def furnish(standin: Standin) -> None:
@@ -57,3 +60,38 @@ def _environments() -> Iterator[bytes]:
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             yield path.read_bytes()
+
+
+def job_of(command: Any = ("echo", "hi"), **fields: Any) -> Job:
+    return jobfile.load({"kind": "process", "name": "runs", "command": command, **fields})
+
+
+def execution(made: Backend, job: Job, key: Key | None = None) -> lifecycle.Execution:
+    return lifecycle.Execution(job, made, made.settings, key or Key(f"k{time.time_ns()}", "runs"))  # type: ignore[attr-defined]
+
+
+def started(made: Backend, job: Job) -> Run:
+    return execution(made, job).start().run
+
+
+def ended(made: Backend, run: Run) -> Status:
+    status = watch.until_done(made, run, PATIENCE)
+    assert status is not None, f"{run} did not end"
+    return status
+
+
+def log_of(made: Backend, run: Run) -> list[str]:
+    return [line for logs in lifecycle.lines(made, run) for line in logs.lines]
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
+        time.sleep(0.05)
+
+
+def state_of(made: Backend, run: Run) -> State:
+    status = made.status([run])[run]
+    assert isinstance(status, Status), status
+    return status.state

@@ -11,20 +11,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
-import enum
-import http.client
 import json
 import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import typing
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,93 +24,23 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from databricks.sdk.service import jobs
+from databricks_minilake import Minilake
+from databricks_model import Refused, checked
 
-HERE = Path(__file__).parent
 TOKEN, JOB_TOKEN, USER = "dapi-test", "dapi-of-the-job", "ml@example.com"
 VOLUME = "/Volumes/main/ml/mlctl"
 UNINSTALLABLE = 97
 
 
-class Refused(Exception):
-    def __init__(self, status: int, code: str, text: str) -> None:
-        super().__init__(text)
-        self.status, self.body = status, {"error_code": code, "message": text}
-
-
-def checked(body: Mapping[str, Any]) -> None:
-    """Refuses what the SDK's own classes don't have, what is of another type, what is missing, and what is too long."""
-    kinds = typing.get_type_hints(jobs.JobsAPI.submit)
-    for name, value in body.items():
-        if name not in kinds:
-            raise _wrong(name, value, f"one of {', '.join(sorted(kinds))}")
-        _check(kinds[name], value, name)
-    for name in ("run_name", "idempotency_token", "tasks"):
-        if not body.get(name):
-            raise _wrong(name, body.get(name), "a value")
-    if len(body["idempotency_token"]) > 64:
-        raise _wrong("idempotency_token", body["idempotency_token"], "64 characters at most")
-    environments = {each["environment_key"]: each.get("spec") or {} for each in body.get("environments") or []}
-    for name, spec in environments.items():
-        if spec.get("environment_version") not in ("1", "2", "3", "4", "5"):
-            raise _wrong(f"environments.{name}", spec, "an environment_version that there is")
-    for task in body["tasks"]:
-        if not re.fullmatch(r"[\w-]{1,100}", task["task_key"]):
-            raise _wrong("task_key", task["task_key"], "up to 100 letters, digits, - and _")
-        if len(task.get("description", "")) > 1000:
-            raise _wrong("description", task["description"], "1000 characters at most")
-        python = task.get("spark_python_task") or {}
-        if not re.match(r"/(Volumes|Workspace)/", str(python.get("python_file"))):
-            raise _wrong("python_file", python.get("python_file"), "a path of the workspace or of a Volume")
-        if len(json.dumps(python.get("parameters"))) > 10_000:
-            raise _wrong("parameters", python["parameters"], "10,000 bytes at most")
-        if sum(bool(task.get(name)) for name in ("environment_key", "existing_cluster_id", "new_cluster")) != 1:
-            raise _wrong("tasks", task, "one of environment_key, existing_cluster_id, new_cluster")
-        if task.get("environment_key", "") not in {*environments, ""}:
-            raise _wrong("environment_key", task["environment_key"], "the key of an environment")
-        if "environments" in body and "environment_key" not in task:
-            raise _wrong("environments", environments, "a task that uses them")
-        if "new_cluster" in task and not task["new_cluster"].get("spark_version"):
-            raise _wrong("new_cluster", task["new_cluster"], "a spark_version")
-
-
-def _wrong(where: str, got: Any, expected: str) -> Refused:
-    return Refused(400, "INVALID_PARAMETER_VALUE", f"{where}: got {json.dumps(got)[:100]}, expected {expected}")
-
-
-def _check(kind: Any, value: Any, where: str) -> None:
-    """Refuses a value that is not as the SDK's annotation says, all the way down."""
-    origin, inside = typing.get_origin(kind), [each for each in typing.get_args(kind) if each is not type(None)]
-    if origin is typing.Union:
-        _check(inside[0], value, where)
-    elif origin is list:
-        if not isinstance(value, list):
-            raise _wrong(where, value, "a list")
-        for each in value:
-            _check(inside[0], each, where)
-    elif origin is dict or dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise _wrong(where, value, "a mapping")
-        fields = dict.fromkeys(value, inside[1]) if origin is dict else typing.get_type_hints(kind)
-        for name, each in value.items():
-            if name not in fields:
-                raise _wrong(f"{where}.{name}", each, f"one of {', '.join(sorted(fields))}")
-            _check(fields[name], each, f"{where}.{name}")
-        for field in () if origin is dict else dataclasses.fields(kind):
-            if field.default is dataclasses.MISSING and field.name not in value:
-                raise _wrong(f"{where}.{field.name}", None, "a value")
-    elif isinstance(kind, type) and issubclass(kind, enum.Enum):
-        if value not in [each.value for each in kind]:
-            raise _wrong(where, value, f"one of {[each.value for each in kind]}")
-    elif kind is not Any and type(value) is not kind:
-        raise _wrong(where, value, f"a {kind.__name__}")
-
-
 class Standin:
-    """One workspace. `hold` names a state that no run leaves; `fault` breaks calls, or the ends of runs."""
+    """One workspace. `hold` names a state that no run leaves; `fault` breaks calls, or the ends of runs.
 
-    def __init__(self, folder: Path) -> None:
+    Without `executes` there is no minilake: runs are what a caller puts into `runs`.
+    """
+
+    def __init__(self, folder: Path, executes: bool = True) -> None:
         self.folder, self.data, self.nodes = folder, folder / "data", folder / "nodes"
-        for path in (self.data, self.nodes, folder / "bin"):
+        for path in (self.data, self.nodes):
             path.mkdir()
         self.lock = threading.RLock()
         self.runs: dict[int, dict[str, Any]] = {}
@@ -135,37 +57,7 @@ class Standin:
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.minilake, self.port = self._start()
-
-    def _start(self) -> tuple[subprocess.Popen[bytes], int]:
-        shim = self.folder / "bin" / "python3"
-        shim.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE}/databricks_node.py "$@"\n')
-        shim.chmod(0o755)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        uv = HERE.parents[2] / ".venv" / "bin" / "uv"
-        builder = str(uv if uv.exists() else shutil.which("uv"))
-        env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("DATABRICKS_", "MLCTL_", "TOKEN"))},
-            "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
-            "MINILAKE_JOB_EXECUTOR": "subprocess", "MINILAKE_PORT": str(port), "MINILAKE_DATA_DIR": str(self.data),
-            "MINILAKE_NOTEBOOK": "0", "MINILAKE_SERVICES": "jobs,workspace,files,dbfs,secrets,identity,scim,clusters",
-            "STANDIN_NODES": str(self.nodes), "STANDIN_PYTHON": sys.executable, "STANDIN_UV": builder,
-            "DATABRICKS_HOST": self.url, "DATABRICKS_TOKEN": JOB_TOKEN,
-        }  # fmt: skip
-        with (self.folder / "minilake.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "minilake", "--port", str(port)], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                start_new_session=True, cwd=self.folder,
-            )  # fmt: skip
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return process, port
-            time.sleep(0.1)
-        process.kill()
-        raise AssertionError(f"minilake did not start:\n{(self.folder / 'minilake.log').read_text()[-2000:]}")
+        self.lake = Minilake(folder, self.data, self.nodes, self.url, JOB_TOKEN) if executes else None
 
     def close(self) -> None:
         self.ended.set()
@@ -173,32 +65,12 @@ class Standin:
             self._kill(run_id)
         self.server.shutdown()
         self.server.server_close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.minilake.pid, signal.SIGKILL)
-        self.minilake.wait(30)
+        if self.lake:
+            self.lake.close()
 
     def disk(self, path: str) -> Path:
         """Where a path of a Volume really is."""
         return self.data / "dbfs" / path.lstrip("/")
-
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> tuple[int, dict[str, str], bytes]:
-        """One call of minilake."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        try:
-            connection.request(method, path, body, dict(headers or {}))
-            answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read()
-        finally:
-            connection.close()
-
-    def json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        status, _, content = self.ask(
-            method, path, json.dumps(body).encode() if body else None, {"Content-Type": "application/json"}
-        )
-        assert status < 300, f"minilake: {method} {path}: {status} {content[:300]!r}"
-        return json.loads(content or b"{}")
 
     # runs
 
@@ -240,7 +112,7 @@ class Standin:
         while True:
             if self.ended.wait(0.1):
                 return None
-            native = self.json("GET", f"/api/2.2/jobs/runs/get?run_id={run['minilake']}")
+            native = self.lake.json("GET", f"/api/2.2/jobs/runs/get?run_id={run['minilake']}")
             if native["state"]["life_cycle_state"] == "TERMINATED":
                 break
             if limit and time.monotonic() - began > limit:
@@ -265,7 +137,7 @@ class Standin:
         python = task["spark_python_task"]
         script = self.disk(python["python_file"])
         name = f"/Workspace/standin/{script.name}"
-        self.ask("POST", f"/api/2.0/workspace-files/import-file{name}?overwrite=true", script.read_bytes())
+        self.lake.ask("POST", f"/api/2.0/workspace-files/import-file{name}?overwrite=true", script.read_bytes())
         parameters = [each.replace("{{job.run_id}}", str(run["run_id"])) for each in python["parameters"]]
         mounted = self.nodes / f"{run['run_id']}.spec"  # a Volume is mounted at /Volumes; here at another folder
         text = self.disk(parameters[0]).read_text()
@@ -280,7 +152,9 @@ class Standin:
             "spark_python_task": {"python_file": name, "parameters": [str(mounted), *parameters[1:]]},
         }
         return int(
-            self.json("POST", "/api/2.2/jobs/runs/submit", {"run_name": run["run_name"], "tasks": [sent]})["run_id"]
+            self.lake.json("POST", "/api/2.2/jobs/runs/submit", {"run_name": run["run_name"], "tasks": [sent]})[
+                "run_id"
+            ]
         )
 
     def _end(self, run: dict[str, Any], code: str, result: str, message: str) -> None:
@@ -349,9 +223,9 @@ class Standin:
             seen = [run for run in self.runs.values() if run["run_id"] not in self.hidden]
             found = [run for run in seen if query.get("active_only") != "true" or run["state"] != "TERMINATED"]
         found.sort(key=lambda run: -run["run_id"])
-        start = int(query.get("page_token") or 0)
+        start, expand = int(query.get("page_token") or 0), query.get("expand_tasks") == "true"
         shown = [
-            {name: value for name, value in self.shown(run).items() if name != "tasks"}
+            {name: value for name, value in self.shown(run).items() if name != "tasks" or expand}
             for run in found[start : start + limit]
         ]
         more = start + limit < len(found)
@@ -361,7 +235,9 @@ class Standin:
         run = next((run for run in self.runs.values() if run["run_id"] + 1 == int(query["run_id"])), None)
         if run is None:
             raise Refused(400, "INVALID_PARAMETER_VALUE", "the run of a task is wanted: Run does not exist.")
-        found = self.json("GET", f"/api/2.2/jobs/runs/get-output?run_id={run['minilake']}") if run["minilake"] else {}
+        found = (
+            self.lake.json("GET", f"/api/2.2/jobs/runs/get-output?run_id={run['minilake']}") if run["minilake"] else {}
+        )
         return {"metadata": self.shown(run), "logs": found.get("logs") or "", "error": run["message"]}
 
     # calls
@@ -419,6 +295,7 @@ class Standin:
 def _handler(standin: Standin) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are sent apart
 
         def _do(self) -> None:
             parts = urlsplit(self.path)
@@ -449,7 +326,7 @@ def _handler(standin: Standin) -> type[BaseHTTPRequestHandler]:
                 keep = {
                     name: self.headers[name] for name in ("Content-Type", "Accept", "Range") if name in self.headers
                 }
-                self._send(*standin.ask(self.command, self.path, content, keep))
+                self._send(*standin.lake.ask(self.command, self.path, content, keep))
             except Refused as refused:
                 extra = {"Retry-After": "1"} if refused.status == 429 else {}
                 self._send(

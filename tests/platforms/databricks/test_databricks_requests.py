@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from databricks.sdk.service.jobs import RunLifeCycleState, RunLifecycleStateV2State, RunResultState, TerminationCodeCode
-from databricks_standin import VOLUME, Refused, checked
+from databricks_model import Refused, checked
+from databricks_standin import VOLUME
 
 from mlctl import backend, jobfile
 from mlctl.backend import Settings

@@ -2,73 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from databricks.sdk import WorkspaceClient
-from databricks_harness import DatabricksHarness
+from databricks_harness import PATIENCE, DatabricksHarness, ended, execution, job_of, log_of, started, state_of, until
 from databricks_standin import TOKEN, VOLUME, Standin
 
-from mlctl import jobfile, lifecycle, watch
+from mlctl import lifecycle
 from mlctl.backend import Backend
-from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable
-from mlctl.job import Job
+from mlctl.errors import RunExists
 from mlctl.policy import admit
-from mlctl.runs import Key, Reason, Run, State, Status
+from mlctl.runs import Key, Reason, State
 from mlctl.stage import stage
-
-PATIENCE = 120.0
-
-
-@pytest.fixture
-def made(harness: DatabricksHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    monkeypatch.chdir(tmp_path)
-    return harness.make()
-
-
-def job_of(command: Any = ("echo", "hi"), **fields: Any) -> Job:
-    return jobfile.load({"kind": "process", "name": "runs", "command": command, **fields})
-
-
-def execution(made: Backend, job: Job, key: Key | None = None) -> lifecycle.Execution:
-    return lifecycle.Execution(job, made, made.settings, key or Key(f"k{time.time_ns()}", "runs"))  # type: ignore[attr-defined]
-
-
-def started(made: Backend, job: Job) -> Run:
-    return execution(made, job).start().run
-
-
-def ended(made: Backend, run: Run) -> Status:
-    status = watch.until_done(made, run, PATIENCE)
-    assert status is not None, f"{run} did not end"
-    return status
-
-
-def log_of(made: Backend, run: Run) -> list[str]:
-    return [line for logs in lifecycle.lines(made, run) for line in logs.lines]
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.05)
-
-
-def state_of(made: Backend, run: Run) -> State:
-    status = made.status([run])[run]
-    assert isinstance(status, Status), status
-    return status.state
-
 
 # the life of a run
 
@@ -272,141 +223,6 @@ def test_job_of_a_run_is_never_rewritten(made: Backend, standin: Standin, harnes
     assert ended(made, run).state is State.SUCCEEDED
     assert log_of(made, run) == ["first"]
     assert harness.native(run).count == 1
-
-
-# faults
-
-
-def test_deleted_run_is_not_found_and_its_key_says_so(made: Backend, standin: Standin) -> None:
-    key = Key(f"k{time.time_ns()}", "runs")
-    run = execution(made, job_of(), key).start().run
-    ended(made, run)
-    WorkspaceClient(host=standin.url, token=TOKEN).jobs.delete_run(int(run.scope.rpartition("/")[2]))
-    assert isinstance(made.status([run])[run], RunNotFound)
-    with pytest.raises(MlctlError, match="was deleted"):
-        execution(made, job_of(), key).start()
-
-
-def test_expired_token_is_unauthorized(made: Backend, standin: Standin) -> None:
-    with standin.broken("expired"), pytest.raises(Unauthorized, match=r"targets\.dbx.*expired.*check host, profile"):
-        started(made, job_of())
-
-
-def test_internal_errors_are_unavailable(made: Backend, standin: Standin) -> None:
-    with standin.broken("error"), pytest.raises(Unavailable, match="internal error"):
-        started(made, job_of())
-
-
-def test_slow_answers_are_waited_for(made: Backend, standin: Standin) -> None:
-    with standin.broken(slow=1.0):
-        run = started(made, job_of())
-    assert ended(made, run).state is State.SUCCEEDED
-
-
-def test_workspace_that_is_not_there(harness: DatabricksHarness) -> None:
-    harness.values["host"] = "http://127.0.0.1:9"
-    began = time.monotonic()
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
-        started(harness.make(), job_of())
-    assert time.monotonic() - began < 60
-
-
-def test_volume_that_is_not_there(harness: DatabricksHarness) -> None:
-    harness.values["root"] = "/Volumes/main/ml/nobodys/x"
-    with pytest.raises(InvalidConfig, match=r"targets\.dbx\.root.*Volume 'main\.ml\.nobodys'"):
-        started(harness.make(), job_of())
-
-
-def test_run_of_another_workspace(made: Backend) -> None:
-    run = started(made, job_of())
-    ended(made, run)
-    other = dataclasses.replace(run, account="adb-7.azuredatabricks.net")
-    answer = made.status([other, run])
-    assert isinstance(answer[other], Unavailable)
-    assert "adb-7.azuredatabricks.net" in str(answer[other])
-    assert isinstance(answer[run], Status)
-
-
-def test_no_credentials(harness: DatabricksHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("DATABRICKS_TOKEN")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unauthorized, match="DATABRICKS_TOKEN"):
-        started(harness.make(), job_of())
-
-
-# many
-
-
-def test_status_of_many_costs_pages(made: Backend, standin: Standin) -> None:
-    with standin.broken(hold="QUEUED"):
-        runs = [started(made, job_of()) for _ in range(30)]
-        standin.calls.clear()
-        answer = made.status(runs)
-        calls = [call for call in standin.calls if "/jobs/" in call]
-        assert all(isinstance(status, Status) and status.state is State.QUEUED for status in answer.values())
-        assert calls == ["GET /api/2.2/jobs/runs/list"] * 2
-        standin.calls.clear()
-        made.status(runs[:1])
-        assert standin.calls == ["GET /api/2.2/jobs/runs/get"]
-        for run in runs:
-            made.cancel(run)
-    for run in runs:
-        ended(made, run)
-    standin.calls.clear()
-    made.status(runs[:5])
-    assert len(standin.calls) <= 6  # one look at what is active, and one call each
-
-
-def test_run_that_may_not_be_seen_spoils_no_other(made: Backend, standin: Standin) -> None:
-    with standin.broken(hold="QUEUED"):
-        runs = [started(made, job_of()) for _ in range(3)]
-        hidden = int(runs[1].scope.rpartition("/")[2])
-        standin.hidden.add(hidden)
-        try:
-            answer = made.status(runs)
-        finally:
-            standin.hidden.discard(hidden)
-        assert isinstance(answer[runs[1]], Unauthorized)
-        assert "View permissions" in str(answer[runs[1]])
-        assert [isinstance(answer[run], Status) for run in runs] == [True, False, True]
-        for run in runs:
-            made.cancel(run)
-    for run in runs:
-        ended(made, run)
-
-
-# doctor
-
-
-def findings(made: Backend) -> dict[str, tuple[bool, str]]:
-    return {one.what: (one.ok, f"{one.text} {one.mend}") for one in made.check()}
-
-
-def test_doctor_is_content(made: Backend) -> None:
-    found = findings(made)
-    assert found.keys() == {"credentials", "root", "jobs", "serverless"}
-    assert all(ok for ok, _ in found.values()), found
-
-
-@pytest.mark.parametrize(
-    ("values", "fault", "what", "says"),
-    [
-        ({}, "forbidden", "credentials", "DATABRICKS_TOKEN"),
-        ({"root": "/Volumes/main/ml/nobodys"}, "", "root", "WRITE VOLUME"),
-        ({"cluster": "0000-000000-nobodys"}, "", "cluster", "targets.dbx.cluster"),
-        ({"new_cluster": {"spark_version": "0.1.x"}}, "", "new_cluster", "new_cluster.spark_version"),
-    ],
-    ids=str,
-)
-def test_doctor_says_how_to_mend(
-    harness: DatabricksHarness, standin: Standin, values: dict[str, Any], fault: str, what: str, says: str
-) -> None:
-    harness.values |= values
-    with standin.broken(fault):
-        ok, text = findings(harness.make())[what]
-    assert not ok
-    assert says in text
 
 
 def test_plan_is_json_and_has_no_secret(made: Backend, harness: DatabricksHarness) -> None:

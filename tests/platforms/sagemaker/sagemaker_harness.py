@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 import boto3
 from sagemaker_standin import StandIn
 
-from mlctl import backend
+from mlctl import backend, jobfile, lifecycle
 from mlctl.backend import Backend, Settings
-from mlctl.runs import Run
+from mlctl.backends.sagemaker import SageMaker
+from mlctl.runs import Key, Run
 from mlctl.testing import Harness, Native
 
+ACCOUNT = "123456789012"
 REGION = "eu-west-1"
 BUCKET = "ml-jobs"
 ROLE = "ml-jobs"
@@ -77,3 +79,13 @@ class SageMakerHarness(Harness):
         else:
             with self.standin.fault(fault):
                 yield
+
+
+def target(home: Path, **settings: Any) -> SageMaker:
+    values = {name: value for name, value in {**SETTINGS, **settings}.items() if value is not None}
+    return SageMaker(Settings("prod", values, home))
+
+
+def execution(backend: SageMaker, key: str = "one", **fields: Any) -> lifecycle.Execution:
+    job = jobfile.load({"kind": "train", "name": "sm", "command": "true", **fields})
+    return lifecycle.Execution(job, backend, backend.settings, Key(f"{backend.settings.home}{key}", "sm"))

@@ -304,6 +304,7 @@ class StandIn:
             if (owner, place, sort) == (account, region, kind)
             and body.get("NameContains", "") in name
             and body.get("StatusEquals", job.status) == job.status
+            and body.get("LastModifiedTimeAfter", 0) <= (job.ended or job.started or job.created).timestamp()
         ]
         jobs.sort(key=lambda job: job.created, reverse=body.get("SortOrder", "Descending") == "Descending")
         at = int(base64.b64decode(body["NextToken"]).decode().partition(":")[2]) if "NextToken" in body else 0

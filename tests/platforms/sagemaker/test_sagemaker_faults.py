@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from sagemaker_harness import REGION, ROLE, SETTINGS
-from sagemaker_standin import Job as NativeJob
+from sagemaker_harness import ACCOUNT, REGION, ROLE, execution, target
 from sagemaker_standin import StandIn
 
 from mlctl import jobfile, lifecycle, watch
-from mlctl.backend import Settings
-from mlctl.backends.sagemaker import SageMaker
+from mlctl.backends.sagemaker import aws as aws_module
 from mlctl.errors import InvalidConfig, MlctlError, RunNotFound, Unauthorized, Unavailable
-from mlctl.runs import Key, Reason, Run, State
-
-ACCOUNT = "123456789012"
-
-
-@pytest.fixture
-def idle(aws: pytest.MonkeyPatch, standin: StandIn) -> Iterator[StandIn]:
-    """A second server of the same account, on which jobs stay InProgress."""
-    made = StandIn()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", made.url)
-        yield made
-    made.close()
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    made = tmp_path / "mlctl"
-    made.mkdir()
-    return made
-
-
-def target(home: Path, **settings: Any) -> SageMaker:
-    values = {name: value for name, value in {**SETTINGS, **settings}.items() if value is not None}
-    return SageMaker(Settings("prod", values, home))
-
-
-def execution(backend: SageMaker, key: str = "one", **fields: Any) -> lifecycle.Execution:
-    job = jobfile.load({"kind": "train", "name": "sm", "command": "true", **fields})
-    return lifecycle.Execution(job, backend, backend.settings, Key(f"{backend.settings.home}{key}", "sm"))
-
+from mlctl.runs import Key, Run, State
 
 WRONG: dict[str, tuple[type[MlctlError], str, dict[str, Any], dict[str, Any]]] = {
     "role": (InvalidConfig, "targets.prod.role: there is no role 'nobody' in account", {"role": "nobody"}, {}),
@@ -224,6 +193,60 @@ def test_one_refusal_spoils_no_other(idle: StandIn, home: Path) -> None:
     assert sorted(isinstance(one, Unauthorized) for one in answer) == [False, False, True]
 
 
+def test_listing_that_is_refused_spoils_no_run(idle: StandIn, home: Path) -> None:
+    backend = target(home)
+    runs = [execution(backend, str(number)).start().run for number in range(3)]
+    with idle.fault("forbidden", operation="List"):
+        answer = backend.status(runs)
+    assert [getattr(answer[run], "state", answer[run]) for run in runs] == [State.STARTING] * 3
+
+
+def test_refused_run_spoils_no_other_wait(idle: StandIn, home: Path) -> None:
+    backend = target(home)
+    runs = [execution(backend, str(number)).start().run for number in range(3)]
+    idle.job(runs[0].name).end("Completed")
+    with idle.fault("forbidden", times=1, operation="Describe"):
+        poller = watch.Poller(backend, 0.2)
+        waits = [poller.watch(run) for run in runs]
+        assert isinstance(waits[0].exception(60), Unauthorized)
+    for run in runs[1:]:
+        idle.job(run.name).end("Completed")
+    assert [wait.result(60).state for wait in waits[1:]] == [State.SUCCEEDED] * 2
+
+
+@pytest.mark.parametrize("fault", ["throttled", "internal", "forbidden", "expired", "lost", "slow"])
+def test_wait_ends_in_every_storm(fault: str, idle: StandIn, home: Path) -> None:
+    backend = target(home)
+    run = execution(backend).start().run
+    began = time.monotonic()
+    with idle.fault(fault), contextlib.suppress(Unauthorized, Unavailable):
+        assert watch.until_done(backend, run, 1) is None
+    assert time.monotonic() - began < 60
+    assert idle.job(run.name).status == "InProgress"
+
+
+def test_server_that_never_answers_is_given_up(home: Path, aws: pytest.MonkeyPatch, idle: StandIn) -> None:
+    backend = target(home)
+    run = execution(backend).start().run
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        patch.setattr(aws_module, "READ", 1)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match=r"get_caller_identity: .*timeout"):
+            watch.until_done(target(home), run, 1)
+    assert time.monotonic() - began < 60
+
+
+def test_long_name_of_a_job_is_cut_to_what_sagemaker_takes(idle: StandIn, home: Path) -> None:
+    backend, name = target(home), "n" * 63
+    key = Key(f"{home}long", name)
+    job = jobfile.load({"kind": "train", "name": name, "command": "true"})
+    run = lifecycle.Execution(job, backend, backend.settings, key).start().run
+    assert len(run.name) <= 63
+    assert idle.job(run.name).status == "InProgress"
+    assert [found.run for found in backend.find(key)] == [run]
+
+
 def test_name_that_is_too_long(idle: StandIn, home: Path) -> None:
     backend = target(home)
     long = Run("sagemaker", ACCOUNT, f"{REGION}/training", "x" * 70 + "-0")
@@ -236,162 +259,6 @@ def test_job_of_somebody_else_under_our_name(idle: StandIn, home: Path) -> None:
     idle.job(run.name).request["Environment"] = {}
     with pytest.raises(InvalidConfig, match=r"mlctl did not start"):
         execution(backend).start()
-
-
-@pytest.mark.parametrize(
-    ("kind", "status", "phase", "said", "state", "reason", "code"),
-    [
-        ("train", "Failed", "", "AlgorithmError: , exit code: 1", State.FAILED, Reason.ERROR, 1),
-        ("train", "Failed", "", "AlgorithmError: , exit code: 137", State.FAILED, Reason.OOM, 137),
-        (
-            "train",
-            "Failed",
-            "",
-            "ClientError: Please use an instance type with more memory",
-            State.FAILED,
-            Reason.OOM,
-            None,
-        ),
-        ("train", "Failed", "", "CapacityError: Unable to provision compute", State.FAILED, Reason.NO_CAPACITY, None),
-        (
-            "train",
-            "Failed",
-            "",
-            "InternalServerError: We encountered an internal error.",
-            State.FAILED,
-            Reason.INFRA,
-            None,
-        ),
-        ("train", "Failed", "", "ClientError: Cannot pull from ECR: image not found", State.FAILED, Reason.IMAGE, None),
-        ("train", "Stopped", "MaxRuntimeExceeded", "", State.FAILED, Reason.TIMEOUT, None),
-        ("train", "Completed", "MaxRuntimeExceeded", "", State.FAILED, Reason.TIMEOUT, None),
-        ("train", "Stopped", "MaxWaitTimeExceeded", "", State.FAILED, Reason.NO_CAPACITY, None),
-        ("train", "Stopped", "Interrupted", "", State.FAILED, Reason.PREEMPTED, None),
-        ("train", "Stopped", "", "", State.CANCELLED, Reason.CANCELLED, None),
-        ("train", "Completed", "", "", State.SUCCEEDED, None, None),
-        ("process", "Failed", "", "AlgorithmError: See job logs, exit code: 4", State.FAILED, Reason.ERROR, 4),
-        ("process", "Failed", "", "InternalServerError", State.FAILED, Reason.INFRA, None),
-        ("process", "Stopped", "", "", State.CANCELLED, Reason.CANCELLED, None),
-    ],
-)
-def test_ends(
-    kind: str, status: str, phase: str, said: str, state: State, reason: Reason | None, code: int | None, idle: StandIn,
-    home: Path,
-) -> None:  # fmt: skip
-    idle.outcomes.append(("sm-", (status, phase, said)))
-    backend = target(home)
-    run = execution(backend, kind=kind).start().run
-    found = watch.until_done(backend, run, 60)
-    assert found is not None
-    assert (found.state, found.reason, found.exit_code) == (state, reason, code)
-    assert said in found.message
-    assert found.finished is not None
-
-
-@pytest.mark.parametrize(
-    ("phase", "state"),
-    [
-        ("Pending", State.QUEUED),
-        ("Starting", State.STARTING),
-        ("Training", State.RUNNING),
-        ("Interrupted", State.QUEUED),
-    ],
-)
-def test_phases(phase: str, state: State, idle: StandIn, home: Path) -> None:
-    backend = target(home)
-    runs = [execution(backend, str(number)).start().run for number in range(2)]
-    for run in runs:
-        idle.job(run.name).phase = phase
-    described, listed = backend.status(runs[:1])[runs[0]], backend.status(runs)[runs[0]]
-    assert not isinstance(described, MlctlError)
-    assert not isinstance(listed, MlctlError)
-    assert described.state is listed.state is state
-
-
-def test_unknown_state_is_an_error() -> None:
-    from mlctl.backends.sagemaker.states import status_of
-
-    run = Run("sagemaker", ACCOUNT, f"{REGION}/training", "x-0")
-    for native, phase in (("Deleting", ""), ("Dreaming", ""), ("InProgress", "Dreaming")):
-        with pytest.raises(MlctlError, match=r"which this version of mlctl doesn't know"):
-            status_of(run, {"TrainingJobStatus": native, "SecondaryStatus": phase})
-
-
-def test_every_phase_of_the_model_is_known() -> None:
-    import sagemaker_model
-
-    from mlctl.backends.sagemaker.states import _PHASES
-
-    assert set(sagemaker_model.service().shape_for("SecondaryStatus").enum) == set(_PHASES)
-
-
-def filled(standin: StandIn, backend: SageMaker, count: int) -> list[Run]:
-    """Runs that go on, as many copies of one."""
-    first = execution(backend).start().run
-    request = standin.job(first.name).request
-    now = datetime.now(timezone.utc)
-    standin.jobs.clear()
-    runs = [dataclasses.replace(first, name=f"many-{number:05}-0") for number in range(count)]
-    for number, run in enumerate(runs):
-        copied = {**request, "TrainingJobName": run.name}
-        key = (ACCOUNT, REGION, "Training", run.name)
-        standin.jobs[key] = NativeJob("Training", ACCOUNT, REGION, copied, now - timedelta(seconds=number))
-    standin.calls.clear()
-    return runs
-
-
-def test_calls_grow_with_pages(idle: StandIn, home: Path) -> None:
-    backend = target(home)
-    runs = filled(idle, backend, 1000)
-    answer = backend.status(runs)
-    assert [getattr(one, "state", one) for one in answer.values()] == [State.STARTING] * 1000
-    assert dict(idle.calls) == {"ListTrainingJobs": 10}
-    for run in runs[:3]:
-        idle.job(run.name).end("Stopped")
-    idle.calls.clear()
-    answer = backend.status(runs)
-    assert [getattr(answer[run], "state", answer[run]) for run in runs[:4]] == [State.CANCELLED] * 3 + [State.STARTING]
-    assert dict(idle.calls) == {"ListTrainingJobs": 10, "DescribeTrainingJob": 3}
-
-
-def test_few_runs_among_many_cost_no_more_than_a_page_each(idle: StandIn, home: Path) -> None:
-    backend = target(home)
-    runs = filled(idle, backend, 1000)
-    backend.status(runs[-2:])
-    assert dict(idle.calls) == {"ListTrainingJobs": 2, "DescribeTrainingJob": 2}
-
-
-def test_doctor(idle: StandIn, home: Path) -> None:
-    found = list(target(home).check())
-    assert [(one.what, one.ok) for one in found] == [
-        (what, True) for what in ("region", "credentials", "role", "bucket", "sagemaker", "quota")
-    ]
-    assert "15 ml.m5.xlarge for training" in found[-1].text
-
-
-@pytest.mark.parametrize(
-    ("what", "settings", "fault", "mend"),
-    [
-        ("region", {"region": "eu-wst-1"}, None, "targets.prod.region"),
-        ("credentials", {}, ("forbidden", "sts"), "targets.prod.profile"),
-        ("role", {"role": "nobody"}, None, "targets.prod.role"),
-        ("bucket", {"bucket": "ml-nowhere"}, None, "aws s3 mb s3://ml-nowhere"),
-        ("sagemaker", {}, ("forbidden", "sagemaker"), "docs/sagemaker.md"),
-        ("quota", {"instance_type": "ml.p3.2xlarge"}, None, "Service Quotas"),
-    ],
-)
-def test_doctor_says_how_to_mend(
-    what: str, settings: dict[str, Any], fault: tuple[str, str] | None, mend: str, idle: StandIn, home: Path
-) -> None:
-    if fault:
-        with idle.fault(*fault):
-            found = list(target(home, **settings).check())
-    else:
-        found = list(target(home, **settings).check())
-    bad = [one for one in found if not one.ok]
-    assert [one.what for one in bad] == [what]
-    assert mend in bad[0].mend
-    assert bad[0].text
 
 
 def test_no_sdk_is_imported_before_it_is_used() -> None:

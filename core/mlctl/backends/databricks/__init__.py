@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -33,7 +34,7 @@ from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Reason, Result, Run, Stamp, Status, Upload
 
-from . import request, states
+from . import prune, request, states
 from .workspace import Missing, Workspace
 
 __all__ = ["Databricks"]
@@ -300,6 +301,11 @@ class Databricks(Base):
         if not status.state.terminal:
             with contextlib.suppress(Missing):
                 self._workspace.call("POST", "runs/cancel", {"run_id": self._place(run)[1]})
+
+    def prune(self, before: float, dry: bool) -> Iterator[str]:
+        """Uploads that no run uses, logs and checkpoints, once older than FLOOR; outputs stay."""
+        before = min(before, time.time() - prune.FLOOR.total_seconds())
+        yield from prune.prune(self._workspace, request.root_of(self.settings), before, dry)
 
     def check(self) -> Iterator[Finding]:
         """Who we are, a file written to the Volume, the Jobs API, the compute."""

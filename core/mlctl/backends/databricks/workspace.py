@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+import time
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +20,17 @@ from mlctl.errors import InvalidJob, MlctlError, Unauthorized, Unavailable, one_
 __all__ = ["Missing", "Workspace"]
 
 RETRY = 5  # seconds that the SDK tries a call again; mlctl itself tries later
+FRESH = timedelta(days=7)
+"""What is older is written again by whoever needs it, so that nobody removes it meanwhile: see prune.py."""
+
 WAIT = 60  # seconds that one answer may take
+
+_SETTINGS = (  # what a refusal is about -> the setting to change, where the target has it
+    (r"node.?type|instance.?type|spark.?version|cluster", "new_cluster"),
+    (r"cluster", "cluster"),
+    (r"budget.?policy", "budget_policy"),
+    (r"environment.?version", "environment_version"),
+)
 
 
 class Missing(MlctlError):
@@ -82,10 +96,17 @@ class Workspace:
         except errors.BadRequest as reason:
             if "does not exist" in str(reason) and "Run" in str(reason):
                 raise Missing(_said(reason)) from None
-            raise InvalidJob(f"{at}: {self.account} refused the request: {_said(reason)}") from None
+            said = f"{self.account} refused the request: {_said(reason)}"
+            for pattern, name in _SETTINGS:
+                if name in self.settings.values and re.search(pattern, said, re.IGNORECASE):
+                    raise self.settings.fail(name, said) from None
+            raise InvalidJob(f"{at}: {said}") from None
         except OSError as reason:  # what else the SDK and requests raise
             last = reason.__cause__ if isinstance(reason, TimeoutError) and reason.__cause__ else reason
-            raise Unavailable(f"{at}: {self.account}: {_said(last)}") from None
+            text = f"{at}: {self.account}: {_said(last)}"
+            if type(last).__module__.startswith("requests."):  # no answer of a workspace's
+                text += f"; is {at}.host right, or that of the profile?"
+            raise Unavailable(text) from None
         except ValueError as reason:  # credentials that can't be had, or an answer that is no JSON
             raise Unavailable(f"{at}: {self.account}: {_said(reason)}") from None
 
@@ -112,22 +133,39 @@ class Workspace:
         except Missing:
             return []
 
+    def entries(self, folder: str) -> list[Any]:
+        """What is in a folder of a Volume, with `name`, `is_directory`, `last_modified` (ms); none where there is no folder."""
+        try:
+            with self.translated():
+                return sorted(self.client.files.list_directory_contents(folder), key=lambda each: str(each.name))
+        except Missing:
+            return []
+
+    def newest(self, path: str, entry: Any) -> float:
+        """When a file, or what is newest in a folder, was written, in seconds since 1970."""
+        if not entry.is_directory:
+            return float(entry.last_modified or 0) / 1000
+        return max((self.newest(f"{path}/{each.name}", each) for each in self.entries(path)), default=0.0)
+
     def write(self, path: str, content: bytes | Path) -> None:
-        """Puts a file, whole, unless one is there. A Volume shows a file once all of it is there."""
+        """Puts a file, whole, unless it is there, and fresh. A Volume shows a file once all of it is there."""
+        there = False
         with contextlib.suppress(Missing), self.translated():
-            self.client.files.get_metadata(path)
-            return
+            written = self.client.files.get_metadata(path).last_modified
+            if not written or parsedate_to_datetime(written).timestamp() > time.time() - FRESH.total_seconds():
+                return
+            there = True
         try:
             with data.opened(content) if isinstance(content, Path) else io.BytesIO(content) as stream:
-                self._upload(path, stream)
+                self._upload(path, stream, there)
         except FileExistsError:  # another was faster: the same content has the same address
             return
 
-    def _upload(self, path: str, stream: Any) -> None:
+    def _upload(self, path: str, stream: Any, overwrite: bool) -> None:
         try:
             try:
                 with self.translated():
-                    self.client.files.upload(path, stream, overwrite=False)
+                    self.client.files.upload(path, stream, overwrite=overwrite)
             except Missing:  # there is no such folder yet
                 with self.translated():
                     self.client.files.create_directory(path.rpartition("/")[0])
@@ -136,6 +174,13 @@ class Workspace:
         except Missing as reason:
             text = f"{path}: no such Volume, or no right to see it: {reason}; create it, or name another"
             raise self.settings.fail("root", text) from None
+
+    def clear(self, path: str, folder: bool) -> None:
+        """Removes a file, or a folder and all that is in it, from a Volume; nothing where it is gone."""
+        for each in self.entries(path) if folder else ():
+            self.clear(f"{path}/{each.name}", bool(each.is_directory))
+        with contextlib.suppress(Missing), self.translated():
+            self.client.files.delete_directory(path) if folder else self.client.files.delete(path)
 
     def remove(self, path: str) -> None:
         """Removes a file of a Volume."""

@@ -8,10 +8,13 @@ Settings: see docs/sagemaker.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, State, Status, Upload
 
-from . import cloudwatch, doctor, request
+from . import cloudwatch, doctor, prune, request
 from .aws import Aws, Taken
 from .settings import check
 from .states import status_of
@@ -80,7 +83,7 @@ class SageMaker(Base):
     def resolve(self, job: Job) -> Facts:
         """The account, region, role and bucket, each looked for; what each input is; local inputs' digests."""
         region, account = self._aws.region(), self._aws.account()
-        bucket = str(self.settings.values.get("bucket") or f"sagemaker-{region}-{account}")
+        bucket = self._bucket()
         self._store.checked(bucket, self.settings.fail)
         data.reached(job, {"s3": "download", "file": "upload"}, self.name)
         local = data.local_inputs(job)
@@ -103,6 +106,9 @@ class SageMaker(Base):
             "role": doctor.role(self._aws, self.settings),
             "inputs": inputs,
         }
+
+    def _bucket(self) -> str:
+        return str(self.settings.values.get("bucket") or f"sagemaker-{self._aws.region()}-{self._aws.account()}")
 
     def plan(self, job: Job, facts: Facts, name: str) -> Plan:
         """The request of CreateTrainingJob or CreateProcessingJob, and the files that it mounts."""
@@ -217,12 +223,13 @@ class SageMaker(Base):
         left = dict(wanted)
         if len(left) > 1:
             pages = self._list(region, scope, StatusEquals="InProgress", SortBy="CreationTime", SortOrder="Descending")
-            for number, page in enumerate(pages, 1):
-                for line in page:
-                    if run := left.pop(line[f"{_KINDS[scope][1]}JobName"], None):
-                        answer[run] = _told(run, line)
-                if not left or number >= len(wanted):
-                    break
+            with contextlib.suppress(Unauthorized):  # to list takes a right of its own
+                for number, page in enumerate(pages, 1):
+                    for line in page:
+                        if run := left.pop(line[f"{_KINDS[scope][1]}JobName"], None):
+                            answer[run] = _told(run, line)
+                    if not left or number >= len(wanted):
+                        break
         for run in left.values():
             try:
                 answer[run] = _told(run, self._describe(run))
@@ -263,6 +270,31 @@ class SageMaker(Base):
     def _over(self, run: Run) -> bool:
         state = status_of(run, self._describe(run)).state
         return state.terminal or state is State.STOPPING
+
+    def prune(self, before: float, dry: bool) -> Iterator[str]:
+        """Uploads that no job of this account uses, and checkpoints, once older than FLOOR; results stay."""
+        region, account = self._aws.region(), self._aws.account()
+        before = min(before, time.time() - prune.FLOOR.total_seconds())
+        bucket, prefix = self._bucket(), self.settings.values.get("prefix", "mlctl")
+        self._store.checked(bucket, self.settings.fail)
+
+        def jobs() -> Iterator[tuple[str, list[str]]]:
+            since = datetime.fromtimestamp(before, timezone.utc)
+            for scope, (_, noun) in _KINDS.items():
+                asked: tuple[dict[str, Any], ...] = (
+                    {"StatusEquals": "InProgress"}, {"StatusEquals": "Stopping"}, {"LastModifiedTimeAfter": since},
+                )  # fmt: skip
+                for name in {
+                    line[f"{noun}JobName"]
+                    for one in asked
+                    for page in self._list(region, scope, **one)
+                    for line in page
+                }:
+                    with contextlib.suppress(RunNotFound):  # removed meanwhile
+                        answer = self._describe(Run(self.name, account, f"{region}/{scope}", name))
+                        yield name, request.sources(answer)
+
+        yield from prune.prune(self._store, f"s3://{bucket}/{prefix}", before, dry, jobs())
 
     def check(self) -> Iterator[Finding]:
         """Region, credentials, role, bucket, the right to list jobs, the quota of the instance: each by a call."""

@@ -45,6 +45,9 @@ _SETTINGS = (  # what a message of SageMaker's is about -> the setting to change
 )
 
 
+CONNECT, READ = 10, 60  # seconds that a connection, and an answer, may take
+
+
 class Taken(MlctlError):
     """The name of a job is taken."""
 
@@ -104,7 +107,7 @@ class Aws:
         with self._lock:
             if (service, region) not in self._clients:
                 config = Config(
-                    retries={"mode": "standard", "max_attempts": 3}, connect_timeout=10, read_timeout=60,
+                    retries={"mode": "standard", "max_attempts": 3}, connect_timeout=CONNECT, read_timeout=READ,
                     user_agent_extra="mlctl",
                 )  # fmt: skip
                 self._clients[service, region] = session.create_client(service, region_name=region, config=config)

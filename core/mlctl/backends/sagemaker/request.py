@@ -22,7 +22,7 @@ from mlctl.runs import Loss, Plan, Run, Upload
 from .launch import ROOT, Launch, script
 from .native import LONGEST, Carried, Fields
 
-__all__ = ["RECORD", "make", "record", "recorded", "split_member"]
+__all__ = ["RECORD", "make", "record", "recorded", "sources", "split_member"]
 
 RECORD = "MLCTL_RECORD_"
 """How the variables of a job begin that hold mlctl's record of it, cut to what a variable may hold."""
@@ -234,6 +234,13 @@ class _Maker:
             text = "one process is started on each node; torchrun starts more"
             raise Unsupported(str(self.job.fail(("distribution", "processes_per_node"), text)))
         return asked.type, asked.processes_per_node
+
+
+def sources(answer: Mapping[str, Any]) -> list[str]:
+    """The addresses that a job reads, in an answer of Describe*."""
+    found = [one.get("DataSource", {}).get("S3DataSource", {}) for one in answer.get("InputDataConfig") or []]
+    found += [one.get("S3Input", {}) for one in answer.get("ProcessingInputs") or []]
+    return [str(one["S3Uri"]) for one in found if "S3Uri" in one]
 
 
 def record(request: Mapping[str, Any], stamp: str) -> dict[str, str]:

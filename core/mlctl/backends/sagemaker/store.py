@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ from mlctl.errors import InvalidConfig, RunNotFound, Unavailable
 
 from .aws import Aws
 
-__all__ = ["Store", "split"]
+__all__ = ["FRESH", "Store", "split"]
+
+FRESH = timedelta(days=7)
+"""What is older is written again by whoever needs it, so that nobody removes it meanwhile: see prune.py."""
 
 _PART = 64 << 20  # bytes: what is larger goes in parts, which S3 shows as one file once all are there
 
@@ -50,14 +55,41 @@ class Store:
         answer = self._aws.call("s3", "list_objects_v2", self._aws.region(), Bucket=bucket, Prefix=prefix, MaxKeys=1)
         return bool(answer.get("KeyCount"))
 
+    def written(self, address: str) -> float:
+        """When an object was written, in seconds since 1970; 0 where there is none."""
+        try:
+            return float(self._call("head_object", address)["LastModified"].timestamp())
+        except RunNotFound:
+            return 0
+
+    def _fresh(self, address: str) -> bool:
+        return self.written(address) > time.time() - FRESH.total_seconds()
+
+    def listed(self, below: str) -> Iterator[tuple[str, float]]:
+        """The address of each object below a folder, and when it was written."""
+        bucket, prefix = split(below)
+        more: dict[str, str] = {}
+        while True:
+            answer = self._aws.call("s3", "list_objects_v2", self._aws.region(), Bucket=bucket, Prefix=prefix, **more)
+            for each in answer.get("Contents", []):
+                yield f"s3://{bucket}/{each['Key']}", each["LastModified"].timestamp()
+            if not answer.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    def remove(self, addresses: Sequence[str]) -> None:
+        """Removes objects, one by one: a right to remove is given for each."""
+        for address in addresses:
+            self._call("delete_object", address)
+
     def put(self, address: str, text: str) -> None:
-        """Writes a short text, unless something is there."""
-        if not self.has(address):
+        """Writes a short text, unless it is there, and fresh."""
+        if not self._fresh(address):
             self._call("put_object", address, Body=text.encode(), **self._sealed)
 
     def upload(self, source: Path, address: str) -> None:
-        """Writes a file, unless something is there."""
-        if self.has(address):
+        """Writes a file, unless it is there, and fresh."""
+        if self._fresh(address):
             return
         try:
             if source.stat().st_size > _PART:
