@@ -20,7 +20,9 @@ SOME = "success or second_submit or outputs_and_metrics or cancel_ends or secret
 def contract(env: Mapping[str, str], only: str = SOME) -> subprocess.CompletedProcess[str]:
     """`make test-platforms` of the account's tests, with that environment and no variable but those."""
     clean = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MLCTL_", "AWS_", "DATABRICKS_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MLCTL_", "AWS_", "AZURE", "DATABRICKS_"))
     }
     words = [sys.executable, "-m", "pytest", str(Path(__file__).with_name("test_account.py")), "-k", only]
     return subprocess.run(
@@ -31,8 +33,6 @@ def contract(env: Mapping[str, str], only: str = SOME) -> subprocess.CompletedPr
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("name", standins.MANAGED)
 def test_a_target_is_put_to_the_contract(name: str, tmp_path: Path) -> None:
-    if not standins.module(name).is_file():
-        pytest.skip(f"no stand-in of {name} can be served yet")
     config = tmp_path / "mlctl.yaml"
     with standins.running(name, tmp_path / name) as standin:
         config.write_text(json.dumps({"targets": {name: standin.target}}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,38 +59,3 @@ class AzureMLHarness(Harness):
         else:
             with self.standin.fault(fault):
                 yield
-
-
-class OwnHarness(Harness):
-    """A workspace of yours: jobs run there, and cost what they cost. Asked by azure-ai-ml, not by the backend under test."""
-
-    patience = 3600.0
-    samples: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "resources.accelerators": {"resources": {"accelerators": "T4:1"}}
-    }
-
-    def __init__(self, values: Mapping[str, Any], home: Path) -> None:
-        self.values, self.home = values, home
-        at = "/".join(f"{name}/{values[key]}" for name, key in _LONG)
-        store = f"azureml://{at}/datastores/{values.get('datastore', 'workspaceblobstore')}/paths"
-        self.samples = {**self.samples, "outputs.uri": {"outputs": {"model": {"uri": f"{store}/models"}}}}  # type: ignore[misc]
-
-    def make(self) -> Backend:
-        return backend.load("azureml", Settings("own", self.values, self.home))
-
-    def native(self, run: Run) -> Native:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from azure.ai.ml import MLClient
-            from azure.core.exceptions import ResourceNotFoundError
-            from azure.identity import DefaultAzureCredential
-
-            client = MLClient(DefaultAzureCredential(), *(self.values[key] for _, key in _LONG), enable_telemetry=False)
-            try:
-                status = client.jobs.get(run.name).status
-            except ResourceNotFoundError:
-                return Native(0, alive=False)
-        return Native(1, status not in ("Completed", "Failed", "Canceled"))
-
-
-_LONG = (("subscriptions", "subscription"), ("resourcegroups", "resource_group"), ("workspaces", "workspace"))

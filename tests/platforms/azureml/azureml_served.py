@@ -27,6 +27,6 @@ def served(folder: Path) -> Iterator[tuple[Mapping[str, str], Mapping[str, Any]]
         furnish(made)
         env = {
             **CREDENTIALS, "MSI_ENDPOINT": f"{made.url}/msi", "REQUESTS_CA_BUNDLE": str(authority / "ca.pem"),
-            "HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1",
+            "HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1", "AZUREML_DEV_URL_MFE": made.url,
         }  # fmt: skip
         yield env, {"backend": "azureml", **settings(made)}
