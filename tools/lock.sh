@@ -19,6 +19,6 @@ compile airflow-3.1 --extra airflow $sdks --group build --group test --group air
 compile airflow-3.2 --extra airflow $sdks --group build --group test --group airflow-server --group airflow-3.2
 compile kfp --extra kfp $sdks --group build --group test --group docker
 compile jenkins --extra jenkins $sdks --group build --group test --group jenkins-clients
-compile platforms $sdks --extra docker --group build --group test --group platforms
+compile platforms $sdks --extra docker --extra kubernetes --group build --group test --group platforms
 compile prefect --extra prefect $sdks --group build --group test
 compile bench-airflow --extra airflow --group build --group bench-airflow

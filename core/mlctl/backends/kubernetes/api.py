@@ -1,0 +1,209 @@
+"""One cluster: its client, its calls, and what their errors mean. Everything that needs the SDK is here, and imported when
+it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlencode, urlsplit
+
+from mlctl import __version__
+from mlctl.backend import Settings
+from mlctl.errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, one_line
+
+__all__ = ["Api", "Conflict", "Missing"]
+
+PAGE = 500  # objects in an answer to a list
+_INSIDE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_PREFIX = {"jobs": "/apis/batch/v1", "selfsubjectaccessreviews": "/apis/authorization.k8s.io/v1"}
+
+
+class Missing(MlctlError):
+    """What was asked for isn't there. Always caught: whoever asks knows what it means."""
+
+
+class Conflict(MlctlError):
+    """The name is taken, or the object was changed meanwhile. Always caught."""
+
+
+class _Expired(MlctlError):
+    """The page to go on from is too old."""
+
+
+class Api:
+    """The cluster that a target names: by its kubeconfig and context, else the pod's own that this runs in."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._made: tuple[Any, Any, str] | None = None
+        self._ahead = 0.0
+
+    def _client(self) -> tuple[Any, Any, str]:
+        """The SDK's configuration, its connections, and the namespace: made once, and anew after credentials were refused.
+
+        Not the SDK's client itself: it changed with its version 36, its classes drop what they don't know, and it takes
+        a log that happens to be JSON for JSON.
+        """
+        with self._lock:
+            if self._made is None:
+                self._made = self._connect()
+            return self._made
+
+    def _connect(self) -> tuple[Any, Any, str]:
+        from kubernetes import client, config
+        from kubernetes.client.rest import RESTClientObject
+        from kubernetes.config.config_exception import ConfigException
+
+        values, made = self.settings.values, client.Configuration()
+        named = {"config_file": values.get("kubeconfig"), "context": values.get("context")}
+        namespace = ""
+        try:
+            try:
+                config.load_kube_config(**named, client_configuration=made)
+                contexts, active = config.list_kube_config_contexts(values.get("kubeconfig"))
+                wanted = next((each for each in contexts if each["name"] == named["context"]), active)
+                namespace = wanted["context"].get("namespace", "")
+            except ConfigException:
+                if any(named.values()) or not _INSIDE.exists():
+                    raise
+                config.load_incluster_config(client_configuration=made)
+                namespace = _INSIDE.read_text().strip()
+        except (ConfigException, OSError, ValueError, TypeError, KeyError) as reason:
+            name = "context" if named["context"] else "kubeconfig"
+            text = f"no way to a cluster: {one_line(str(reason), 200)}; set KUBECONFIG, or kubeconfig and context here"
+            raise self.settings.fail(name, text) from None
+        return made, RESTClientObject(made).pool_manager, values.get("namespace") or namespace or "default"
+
+    @property
+    def namespace(self) -> str:
+        """The target's, else its context's."""
+        return self._client()[2]
+
+    @property
+    def account(self) -> str:
+        """The cluster as a run's URL names it: the target's word for it, else the host of its address."""
+        return str(self.settings.values.get("cluster") or urlsplit(str(self._client()[0].host)).netloc)
+
+    def now(self) -> datetime:
+        """The server's clock, as far as its last answer told it."""
+        return datetime.fromtimestamp(datetime.now(timezone.utc).timestamp() + self._ahead, timezone.utc)
+
+    def call(
+        self, method: str, path: str, body: Any = None, patch: str = "", **query: Any
+    ) -> dict[str, Any]:  # fmt: skip
+        """One call, its answer as it came: the SDK's classes drop what they don't know.
+
+        Raises Missing, Conflict, Unavailable, Unauthorized, InvalidConfig.
+        """
+        data = self._raw(method, path, body, patch, query)
+        try:
+            answer: dict[str, Any] = json.loads(data)
+        except ValueError:
+            raise Unavailable(f"{self._at()}: answered with what is no JSON: {one_line(data[:80])}") from None
+        return answer
+
+    def text(self, path: str, **query: Any) -> str:
+        """One call, its answer as text."""
+        return self._raw("GET", path, None, "", query).decode("utf-8", "replace")
+
+    def _raw(self, method: str, path: str, body: Any, patch: str, query: Mapping[str, Any]) -> bytes:
+        headers = {"Accept": "application/json, */*", "User-Agent": f"mlctl/{__version__}"}
+        if body is not None:
+            headers["Content-Type"] = f"application/{f'{patch}-patch+' if patch else ''}json"
+        asked = urlencode({name: value for name, value in query.items() if value not in (None, "")})
+        content = None if body is None else json.dumps(body).encode()
+        from urllib3 import Timeout
+
+        for last in (False, True):
+            configuration, connections, _ = self._client()
+            with self._translated():
+                answer = connections.request(
+                    method, f"{configuration.host.rstrip('/')}{path}{'?' if asked else ''}{asked}", body=content,
+                    headers={**headers, **_credentials(configuration)}, timeout=Timeout(connect=10, read=60), retries=False,
+                )  # fmt: skip
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                there = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+                self._ahead = there - datetime.now(timezone.utc).timestamp()
+            if answer.status == 401 and not last:
+                with self._lock:  # a token that was renewed, in a file or by a plugin
+                    self._made = None
+                continue
+            if not 200 <= answer.status < 300:
+                self._refused(answer.status, answer.data)
+            data: bytes = answer.data
+            return data
+        raise AssertionError("unreachable")
+
+    def _at(self) -> str:
+        return f"targets.{self.settings.target}"
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except (HTTPError, OSError) as reason:
+            raise Unavailable(f"{self._at()}: {self.account}: {' '.join(str(reason).split())[:300]}") from None
+
+    def _refused(self, status: int, body: bytes) -> NoReturn:
+        """What an answer that is an error means. A message keeps the server's own words."""
+        try:
+            text = str(json.loads(body)["message"])
+        except (ValueError, TypeError, KeyError):
+            text = body[:200].decode("utf-8", "replace")
+        text = f"{status}: {' '.join(text.split())[:500]}"
+        if status == 401:
+            mend = "log in again, or look at the kubeconfig"
+            raise Unauthorized(f"{self._at()}: {self.account} refused the credentials: {text}; {mend}")
+        if status == 403 and "exceeded quota" in text:
+            raise Unavailable(f"{self._at()}: {text}; try later, or ask for more")
+        if status == 403:
+            raise Unauthorized(f"{self._at()}: {text}; docs/kubernetes.md has the Role that is needed")
+        if status == 404:
+            raise Missing(text)
+        if status == 409:
+            raise Conflict(text)
+        if status == 410:
+            raise _Expired(text)
+        if status in (408, 429) or status >= 500:
+            raise Unavailable(f"{self._at()}: {self.account}: {text}")
+        raise InvalidConfig(f"{self._at()}: {self.account} refused the request: {text}")
+
+    def path(self, kind: str, namespace: str, name: str = "", part: str = "") -> str:
+        """The path of objects of a kind such as jobs, of one of them, or of a part of it."""
+        whole = f"{_PREFIX.get(kind, '/api/v1')}/namespaces/{namespace}/{kind}"
+        return "/".join(each for each in (whole, name, part) if each)
+
+    def listed(self, kind: str, namespace: str, selector: str = "", fields: str = "") -> list[dict[str, Any]]:
+        """All objects of a kind that match, page by page; from the start once where a page came too late."""
+        for last in (False, True):
+            found: list[dict[str, Any]] = []
+            token = ""
+            try:
+                while True:
+                    page = self.call(
+                        "GET", self.path(kind, namespace), limit=PAGE, labelSelector=selector, fieldSelector=fields,
+                        **({"continue": token} if token else {}),
+                    )  # fmt: skip
+                    found += page.get("items") or []
+                    token = (page.get("metadata") or {}).get("continue") or ""
+                    if not token:
+                        return found
+            except _Expired as reason:
+                if last:
+                    raise Unavailable(f"{self._at()}: {reason}") from None
+        raise AssertionError("unreachable")
+
+
+def _credentials(configuration: Any) -> dict[str, str]:
+    """The header that the SDK sends; it renews what it knows to have expired."""
+    found = configuration.auth_settings().get("BearerToken")
+    return {"Authorization": found["value"]} if found and found["value"] else {}

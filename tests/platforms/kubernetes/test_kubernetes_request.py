@@ -1,0 +1,287 @@
+"""What is sent: golden requests against Kubernetes' published schemas; what is escaped, overlaid, and refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from mlctl import data, jobfile
+from mlctl.backend import Settings
+from mlctl.backends.kubernetes import Kubernetes, doctor, request
+from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, Unsupported
+from mlctl.runs import Plan, Stamp, Upload
+from mlctl.testing import HOSTILE
+
+GOLDEN = Path(__file__).parents[2] / "golden/kubernetes"
+ROLE = Path(request.__file__).with_name("role.yaml")
+NAME = "churn-abcdefghijklmnop-1"
+STAMP = Stamp("2" * 64, "3" * 64, "command=123456 kind=abcdef", {"dag": "daily"}, "0123456789abcdef")
+FACTS: dict[str, Any] = {"account": "api.example:6443", "namespace": "ml", "inputs": {}, "sizes": {}}
+TARGET: dict[str, Any] = {
+    "image_pull_secrets": ["registry"],
+    "service_account": "jobs",
+    "node_selector": {"pool": "ml"},
+    "tolerations": [{"key": "ml", "operator": "Exists", "effect": "NoSchedule"}],
+    "accelerators": {"A10G": {"resource": "nvidia.com/gpu", "node_selector": {"gpu": "a10g"}}},
+    "spot": {"tolerations": [{"key": "spot", "operator": "Exists"}]},
+    "priority_class": "batch",
+    "queue": "ml",
+    "volumes": {
+        "data": {"claim": "ml-data"},
+        "shared": {"nfs": "files.example:/ml", "at": "/shared", "read_only": True},
+        "scratch": {"host": "/var/scratch"},
+    },
+    "storage": "volume://data/mlctl",
+    "template": {
+        "metadata": {"annotations": {"sidecar.istio.io/inject": "false"}},
+        "spec": {"containers": [{"name": "job", "securityContext": {"runAsNonRoot": True}}]},
+    },
+    "secrets": {"TOKEN": "k8s-secret:hub/token"},
+}
+COMMON: dict[str, Any] = {
+    "name": "churn",
+    "command": "python job.py --lr ${{params.lr}}",
+    "params": {"lr": 0.1, "note": "two\nlines and $(HOME)"},
+    "env": {"MODE": "full ${{params.note}}"},
+    "timeout": "2h",
+    "labels": {"team": "growth"},
+    "tags": ["nightly run"],
+}
+JOBS: dict[str, dict[str, Any]] = {
+    "train": {
+        **COMMON,
+        "image": "registry.example/torch:2",
+        "inputs": {"data": "volume://shared/churn"},
+        "outputs": {"model": {"type": "model"}},
+        "secrets": ["TOKEN"],
+        "resources": {
+            "cpu": 4, "memory": "16Gi", "accelerators": "A10G:2", "disk": "50Gi", "shm": "1Gi", "spot": True, "nodes": 2,
+        },
+        "distribution": {"type": "torchrun", "processes_per_node": 2},
+    },
+    "process": {
+        **COMMON,
+        "python": "3.11",
+        "requirements": ["six==1.17.0"],
+        "inputs": {"data": {"uri": "volume://data/raw/churn.csv", "mode": "download"}},
+        "outputs": {"clean": {"uri": "volume://scratch/clean", "mode": "upload"}},
+    },
+    "batch-inference": {
+        **COMMON,
+        "image": "registry.example/churn:7",
+        "inputs": {"model": "volume://data/mlctl/runs/churn-x/0/outputs/model"},
+        "outputs": {"scores": {"mode": "mount"}},
+        "queue_timeout": "1h",
+    },
+}  # fmt: skip
+VERSIONS = [f"1.{minor}" for minor in range(29, int(kubernetes_validate.latest_version().split(".")[1]) + 1)]
+
+
+def planned(
+    kind: str = "process", target: dict[str, Any] | None = None, facts: dict[str, Any] | None = None, **fields: Any
+) -> Plan:  # fmt: skip
+    """A plan from facts that are written down: nothing is asked of anybody."""
+    job = jobfile.load({"kind": kind, "name": "churn", "command": ["true"], **fields}).snapshot(Path("/nonexistent"))
+    backend = Kubernetes(Settings("prod", TARGET if target is None else target, Path("/nonexistent")))
+    return backend.plan(job, facts or FACTS, NAME)
+
+
+def golden(kind: str) -> dict[str, Any]:
+    asked = planned(kind, **JOBS[kind]).request
+    return {**asked, "job": request.stamped(asked["job"], STAMP)}
+
+
+def script(plan: Plan) -> str:
+    """The launch script as the pod gets it."""
+    text: str = container(plan)["command"][2]
+    return text.replace("$$", "$")
+
+
+def container(plan: Plan) -> dict[str, Any]:
+    found: dict[str, Any] = plan.request["job"]["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_golden_request(kind: str) -> None:
+    path = GOLDEN / f"{kind}.json"
+    assert golden(kind) == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("kind", JOBS)
+def test_golden_request_is_valid_in_every_version(kind: str, version: str) -> None:
+    for thing in json.loads((GOLDEN / f"{kind}.json").read_text()).values():
+        kubernetes_validate.validate(thing, version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_role_and_configmap_are_valid_in_every_version(version: str) -> None:
+    kubernetes_validate.validate(yaml.safe_load(ROLE.read_text()), version, strict=True)
+    upload = Upload("code.tar.gz", "1" * 64, "configmap:ml/mlctl-" + "1" * 40)
+    kubernetes_validate.validate(request.configmap(upload, "QQ=="), version, strict=True)
+
+
+def paths(thing: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every field of the API's own is; not what is below words that a user chooses."""
+    if path and path[-1] in ("annotations", "labels", "nodeSelector", "requests", "limits", "selector"):
+        return
+    for name, value in (
+        thing.items() if isinstance(thing, dict) else enumerate(thing) if isinstance(thing, list) else ()
+    ):
+        if isinstance(thing, dict):
+            yield (*path, name)
+        yield from paths(value, (*path, name))
+
+
+def test_each_field_of_a_golden_request_is_one_that_the_schema_knows() -> None:
+    whole = json.loads((GOLDEN / "train.json").read_text())["job"]
+    for path in list(paths(whole))[2:]:  # which schema it is
+        damaged = copy.deepcopy(whole)
+        inside = damaged
+        for name in path[:-1]:
+            inside = inside[name]
+        inside["noSuchField"] = inside.pop(path[-1])
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(damaged, VERSIONS[-1], strict=True)
+
+
+def expanded(text: str, variables: dict[str, str]) -> str:
+    """As a kubelet does it: `$$` is `$`, `$(NAME)` a variable that there is."""
+    return re.sub(
+        r"\$(?:(\$)|\(([^)]*)\))",
+        lambda match: "$" if match[1] else variables.get(match[2], match[0]),
+        text,
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_what_kubernetes_would_expand_is_escaped(text: str) -> None:
+    made = container(
+        planned(command=["echo", "${{params.text}}"], params={"text": text}, env={"TEXT": "${{params.text}}"})
+    )
+    variables = {"HOME": "/root", "PATH": "/bin"}
+    assert expanded(made["args"][1], variables) == text
+    assert [expanded(each["value"], variables) for each in made["env"] if each["name"] == "TEXT"] == [text]
+
+
+def test_words_of_the_job_itself_are_escaped_too() -> None:
+    made = container(planned(command=["/bin/sh", "-c", "echo $(hostname) $$ $HOME"]))
+    assert expanded(made["args"][2], {"hostname": "x"}) == "echo $(hostname) $$ $HOME"
+
+
+def test_secret_is_a_reference() -> None:
+    env = container(planned(secrets=["TOKEN"]))["env"]
+    assert {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}} in env
+
+
+def test_files_of_this_machine_are_configmaps_by_their_digest(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/a.txt").write_text("a")
+    (tmp_path / "b.txt").write_text("b")
+    local = data.Local.of(tmp_path)
+    facts = {
+        **FACTS,
+        "inputs": {"data": local.to_json()},
+        "sizes": {str(tmp_path / name): 1 for name, _ in local.files},
+    }
+    plan = planned(facts=facts, inputs={"data": str(tmp_path)})
+    spec = plan.request["job"]["spec"]["template"]["spec"]
+    sources = next(each for each in spec["volumes"] if each["name"] == "mlctl-files")["projected"]["sources"]
+    placed = {each["configMap"]["items"][0]["path"]: each["configMap"]["name"] for each in sources}
+    assert placed == {f"inputs/data/{name}": f"mlctl-{digest[:40]}" for name, digest in local.files}
+    assert {upload.address for upload in plan.uploads} == {f"configmap:ml/{name}" for name in placed.values()}
+    with pytest.raises(Unsupported, match=r"2000000 bytes, and a ConfigMap.*put it on a volume"):
+        planned(facts={**facts, "sizes": dict.fromkeys(facts["sizes"], 2_000_000)}, inputs={"data": str(tmp_path)})
+
+
+def test_template_is_laid_over_by_name() -> None:
+    plan = planned(image="x:1")
+    spec = plan.request["job"]["spec"]["template"]["spec"]
+    assert [each["name"] for each in spec["containers"]] == ["job"]
+    assert container(plan)["securityContext"] == {"runAsNonRoot": True}
+    assert container(plan)["image"] == "x:1"
+    over = {"spec": {"containers": [{"name": "proxy", "image": "p:1"}], "tolerations": [{"key": "more"}]}}
+    spec = planned(target={**TARGET, "template": over}).request["job"]["spec"]["template"]["spec"]
+    assert [each["name"] for each in spec["containers"]] == ["job", "proxy"]
+    assert spec["tolerations"] == [*TARGET["tolerations"], {"key": "more"}]
+
+
+def test_spot_without_nodes_for_it_is_a_loss() -> None:
+    target = {name: value for name, value in TARGET.items() if name != "spot"}
+    assert [loss.field for loss in planned(target=target, resources={"spot": True}).losses] == ["resources.spot"]
+
+
+def test_fields_that_a_server_drops_are_found() -> None:
+    sent = golden("train")["job"]["spec"]
+    kept = copy.deepcopy(sent)
+    assert request.missing(sent, kept, "spec") == []
+    del kept["completionMode"], kept["suspend"], kept["template"]["spec"]["containers"][0]["args"]
+    dropped = ["spec.completionMode", "spec.suspend", "spec.template.spec.containers.args"]
+    assert sorted(request.missing(sent, kept, "spec")) == dropped
+
+
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], type[MlctlError], str]] = [
+    ({}, {"inputs": {"data": "volume://nowhere/x"}}, Unsupported, "volumes: data, shared, scratch"),
+    ({}, {"inputs": {"data": "volume://data/../x"}}, Unsupported, r"expected volume://NAME/PATH"),
+    ({}, {"outputs": {"model": {"uri": "s3://bucket/x"}}}, Unsupported, r"volumes of the target only"),
+    ({}, {"outputs": {"model": {"uri": "volume://shared/x"}}}, Unsupported, "read_only"),
+    ({"storage": None}, {"outputs": {"model": {}}}, InvalidConfig, r"targets\.prod\.storage: it is not set"),
+    ({}, {"resources": {"accelerators": "A100"}}, Unsupported, "doesn't name; did you mean 'A10G'"),
+    ({}, {"distribution": {"type": "mpi"}}, Unsupported, "torchrun and env are started here"),
+    ({"secrets": {}}, {"secrets": ["TOKEN"]}, InvalidConfig, r"secrets\.TOKEN: it is not set, expected k8s-secret"),
+    ({"secrets": {"TOKEN": "env:X"}}, {"secrets": ["TOKEN"]}, InvalidConfig, r"another sort \(env:\)"),
+    ({"image": "x:1"}, {"python": "3.11"}, InvalidConfig, r"targets\.prod\.image: .* for every Python"),
+    ({}, {"params": {"a": "x" * 200_000}}, InvalidJob, "more than 100000 bytes"),
+    ({}, {"command": ["a\0b"]}, InvalidJob, "null byte"),
+    ({}, {"env": {"A": "\ud800"}}, InvalidJob, "half a character"),
+    ({}, {"labels": {"job-name": "x"}}, InvalidJob, "Kubernetes sets a label of that name"),
+    ({}, {"platforms": {"kubernetes": {"que": "x"}}}, InvalidJob, "expected queue or priority_class"),
+]
+
+
+@pytest.mark.parametrize(("target", "fields", "error", "text"), REFUSED, ids=range(len(REFUSED)))
+def test_refused_before_anything_is_sent(
+    target: dict[str, Any], fields: dict[str, Any], error: type[MlctlError], text: str
+) -> None:  # fmt: skip
+    values = {name: value for name, value in {**TARGET, **target}.items() if value is not None}
+    with pytest.raises(error, match=text) as caught:
+        planned(target=values, **fields)
+    assert "\n" not in str(caught.value)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"namespace": "A B"}, "expected a namespace"),
+    ({"ttl": "soon"}, "expected a duration such as 7d"),
+    ({"volumes": {"data": {}}}, "expected a mapping of names to"),
+    ({"volumes": {"data": {"claim": "a", "host": "/b"}}}, "expected a mapping of names to"),
+    ({"storage": "s3://bucket"}, r"such as volume://data/mlctl"),
+    ({"accelerators": {"A10G": {}}}, r"nvidia\.com/gpu"),
+    ({"template": {"kind": "Pod"}}, "metadata: and spec:"),
+    ({"name_space": "x"}, "unknown setting; did you mean 'namespace'"),
+]
+
+
+@pytest.mark.parametrize(("values", "text"), WRONG, ids=range(len(WRONG)))
+def test_wrong_setting_is_named(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidConfig, match=rf"targets\.prod\.{next(iter(values))}: .*{text}"):
+        Kubernetes(Settings("prod", values, Path("/nonexistent")))
+
+
+def test_role_grants_what_doctor_asks_for() -> None:
+    granted = {
+        (group, resource, verb)
+        for rule in yaml.safe_load(ROLE.read_text())["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == {(group, resource, verb) for group, resource, verbs in doctor.RIGHTS for verb in verbs}
