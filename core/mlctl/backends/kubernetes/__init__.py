@@ -87,7 +87,10 @@ class Kubernetes(Base):
                 raise job.fail(("inputs", name), f"{each['path']}: is empty, and Kubernetes mounts no empty input")
             for file, _ in each["files"]:
                 path = Path(each["path"]) if each["single"] else Path(each["path"], file)
-                sizes[str(path)] = path.stat().st_size
+                try:
+                    sizes[str(path)] = path.stat().st_size
+                except OSError as reason:
+                    raise Unavailable(f"{path}: {reason.strerror or reason}") from None
         return {"account": self._api.account, "namespace": self._api.namespace, "inputs": found, "sizes": sizes}
 
     def plan(self, job: Job, facts: Facts, name: str) -> Plan:
@@ -133,9 +136,8 @@ class Kubernetes(Base):
             raise RunExists(run) from None
         except Missing:
             raise self._no_namespace(namespace) from None
-        if dropped := set(request.missing(job["spec"], made["spec"], "spec")) - _TOLD:
-            text = f"this cluster knows no {', '.join(sorted(dropped))}, and dropped it; upgrade it, or do without"
-            self._end(run, (Reason.ERROR, text))
+        if lost := set(request.missing(job["spec"], made["spec"], "spec")) - _TOLD:
+            self._end(run, states.dropped(lost))
         try:
             self._own(made, plan.plan)
         except MlctlError as error:

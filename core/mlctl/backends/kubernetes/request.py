@@ -155,6 +155,9 @@ class _Maker:
             "queued": self.job.queue_timeout is not None,  # then the time in a queue counts, too
             "files": sorted(set(self.files.values())),
             "service": self.service,
+            "needs": sorted(
+                {"completionMode", "suspend"} & self._job().keys()
+            ),  # to be there still: see states.dropped
         }
 
     def _headless(self, labels: Mapping[str, str]) -> dict[str, Any]:

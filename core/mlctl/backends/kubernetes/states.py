@@ -15,7 +15,7 @@ from .launch import RERUN, UNBUILT, UNSAVED
 from .pod import CONTAINER
 from .request import DOMAIN, record
 
-__all__ = ["ENDED", "Ending", "ended", "live", "overdue", "silent", "started", "status_of", "told"]
+__all__ = ["ENDED", "Ending", "dropped", "ended", "live", "overdue", "silent", "started", "status_of", "told"]
 
 ENDED = f"{DOMAIN}/ended"
 """The annotation of a Job that somebody ends: why, a Reason's word and a text."""
@@ -79,12 +79,17 @@ def ended(job: Mapping[str, Any]) -> tuple[Reason, str, datetime] | None:
 
 
 def live(pods: Iterable[Mapping[str, Any]], now: datetime) -> list[Mapping[str, Any]]:
-    """The pods that have not ended: something of them may still run."""
+    """The pods of which something may still run. Older kubelets say that a pod failed before its containers have ended."""
     found = []
     for pod in pods:
-        deleted = _time(pod["metadata"].get("deletionTimestamp"))
-        lost = deleted is not None and (now - deleted).total_seconds() > LOST
-        if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") and not lost:
+        if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+            runs = any((each.get("state") or {}).get("running") for each in _statuses(pod))
+            since = _time(_condition(pod, "Ready").get("lastTransitionTime")) if runs else None
+            alive = since is not None and (now - since).total_seconds() <= LOST
+        else:
+            deleted = _time(pod["metadata"].get("deletionTimestamp"))
+            alive = deleted is None or (now - deleted).total_seconds() <= LOST
+        if alive:
             found.append(pod)
     return found
 
@@ -161,11 +166,23 @@ def silent(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> bool:
     )
 
 
+def dropped(fields: Iterable[str]) -> Ending:
+    """The end of a run whose Job lacks fields that were sent: a server drops silently what it doesn't know."""
+    return Reason.ERROR, f"this cluster knows no {', '.join(sorted(fields))}, and dropped it; upgrade it, or do without"
+
+
 def overdue(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], status: Status, now: datetime) -> Ending | None:
-    """Why a run that waits has waited for too long; None where it hasn't. `now` is the server's clock."""
-    if status.state not in (State.QUEUED, State.STARTING):
-        return None
+    """Why a run should be ended: it has waited for too long, or its submitter died before it saw what the server dropped.
+
+    None where it shouldn't. `now` is the server's clock.
+    """
     kept = record(job)
+    if status.state.terminal or status.state is State.STOPPING:
+        return None
+    if lost := [f"spec.{name}" for name in kept.get("needs", ()) if name not in job["spec"]]:
+        return dropped(lost)
+    if status.state is State.RUNNING:
+        return None
     patience = int(kept.get("patience", 1800))
     since = _time(job["metadata"].get("creationTimestamp"))
     if not kept.get("queued"):  # time in a queue is the queue's to bound
