@@ -20,7 +20,7 @@ demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jen
 	@python tools/demo $(ARGS)
 
 .PHONY: services
-services: core           ## a Docker engine where there is none; ARGS=down ends what was started
+services: core           ## what tests of platforms need: a Docker engine, a Kubernetes server's programs; ARGS=down ends what was started
 	@python tools/services $(ARGS)
 
 .PHONY: test test-core orchestrators lint

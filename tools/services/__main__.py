@@ -1,6 +1,6 @@
 """`make services`: what the tests and examples of platforms need of a machine, brought up where it is lacking.
 
-    python tools/services [up|down|env] [docker]
+    python tools/services [up|down|env] [docker] [kubernetes]
 
 A row of SERVICES a service. `up` uses what answers already; else it starts one of its own, below $XDG_CACHE_HOME/mlctl, which
 keeps what takes long, and stays up until `down`. Idempotent: again, and it finds what it started. `env` prints the variables
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
+import cluster
 import docker_engine
 import system
 
@@ -82,8 +83,30 @@ def docker_down() -> str:
     return f"ended; its images are kept in {own.at}"
 
 
+# --- Kubernetes
+
+
+def kubernetes_find() -> Up | None:
+    """The cluster of MLCTL_TEST_KUBECONFIG, which its owner gives for tests; never that of KUBECONFIG, which may be anybody's."""
+    told = os.environ.get("MLCTL_TEST_KUBECONFIG")
+    return Up(f"MLCTL_TEST_KUBECONFIG, {told}, is taken as it is") if told else None
+
+
+def kubernetes_up() -> Up:
+    """What was given, else the programs of a cluster: the tests start one of their own from them, in half a minute, and end it."""
+    return kubernetes_find() or Up(
+        f"its programs are in {cluster.programs()}; the tests start and end a cluster themselves"
+    )
+
+
+def kubernetes_down() -> str:
+    """Nothing is left running by the tests; the programs stay in the cache."""
+    return "none of ours is up"
+
+
 SERVICES: Mapping[str, Service] = {
     "docker": Service(docker_up, docker_down, docker_find),
+    "kubernetes": Service(kubernetes_up, kubernetes_down, kubernetes_find),
 }
 
 

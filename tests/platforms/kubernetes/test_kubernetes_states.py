@@ -20,12 +20,19 @@ def ago(seconds: float) -> str:
 
 
 def job(
-    *conditions: tuple[str, str], ended: tuple[Reason, str] | None = None, record: Any = None, **spec: Any
+    *conditions: tuple[str, str],
+    ended: tuple[Reason, str] | None = None,
+    record: Any = None,
+    since: float = 5,
+    at: float = 5,
+    **spec: Any,
 ) -> dict[str, Any]:
     annotations = {"mlctl.io/record": json.dumps(record or {"patience": 60, "queued": False})}
     if ended:
-        annotations[states.ENDED] = states.told(*ended, NOW)
-    found = [{"type": kind, "status": "True", "reason": why, "lastTransitionTime": ago(5)} for kind, why in conditions]
+        annotations[states.ENDED] = states.told(*ended, NOW - timedelta(seconds=at))
+    found = [
+        {"type": kind, "status": "True", "reason": why, "lastTransitionTime": ago(since)} for kind, why in conditions
+    ]
     return {
         "metadata": {"name": "run-0", "uid": "j", "annotations": annotations, "creationTimestamp": ago(1000)},
         "spec": {"parallelism": 1, **spec},
@@ -38,7 +45,6 @@ def pod(
 ) -> dict[str, Any]:
     conditions = [
         {"type": "PodScheduled", "status": "True", "lastTransitionTime": ago(20)},
-        {"type": "Ready", "status": "False", "lastTransitionTime": ago(more.pop("ready", 5))},
         *more.pop("conditions", []),
     ]
     statuses = [{"name": "job", "state": state}] if state else []
@@ -202,10 +208,15 @@ LIVING: dict[str, tuple[Any, list[Any], State]] = {
     "ending": (job(("FailureTarget", "PodFailurePolicy")), [pod("Running", RUNNING)], State.STOPPING),
     "failed, a pod left": (job(BACKOFF), [pod("Running", RUNNING)], State.STOPPING),
     "failed, a container left": (job(BACKOFF), [pod("Failed", RUNNING)], State.STOPPING),
-    "failed, its node silent": (job(BACKOFF), [pod("Failed", RUNNING, "NodeLost", ready=1000)], State.FAILED),
+    "failed, its node silent": (job(BACKOFF, since=34), [pod("Failed", RUNNING, "NodeLost")], State.FAILED),
     "failed, deleted and silent": (job(BACKOFF), [pod("Running", RUNNING, deletionTimestamp=ago(1000))], State.FAILED),
     "cancelled": (job(ended=(Reason.CANCELLED, "cancelled")), [pod("Running", RUNNING)], State.STOPPING),
-    "cancelled in its queue": (job(ended=(Reason.CANCELLED, "cancelled"), suspend=True), [], State.CANCELLED),
+    "cancelled in its queue": (
+        job(ended=(Reason.CANCELLED, "c"), at=9, suspend=True, parallelism=0),
+        [],
+        State.CANCELLED,
+    ),
+    "cancelled just now": (job(ended=(Reason.CANCELLED, "c"), at=1, suspend=True, parallelism=0), [], State.STOPPING),
     "cancelled, and done": (
         job(("Failed", "BackoffLimitExceeded"), ended=(Reason.CANCELLED, "c")),
         [],

@@ -64,9 +64,9 @@ class Kubernetes(Base):
             }
         ),
         loses={},
-        proven="never run",
-        unproven=frozenset(  # in the request only: the cluster of the tests has no accelerators and no Indexed Jobs
-            {"resources.accelerators", "resources.spot", "resources.nodes", "distribution"}
+        proven="real",
+        unproven=frozenset(  # the tests' own cluster has no accelerators, no Indexed Jobs and no package index
+            {"requirements", "resources.accelerators", "resources.spot", "resources.nodes", "distribution"}
         ),
     )  # fmt: skip
 
@@ -297,16 +297,18 @@ class Kubernetes(Base):
             patch: dict[str, Any] = {
                 "metadata": {"annotations": annotations, "resourceVersion": job["metadata"]["resourceVersion"]}
             }
-            running = [pod for pod in states.live(pods, now) if states.started(pod)]
+            placed = [pod for pod in states.live(pods, now) if pod["spec"].get("nodeName")]  # a kubelet ends them
             late = why and (now - why[2]).total_seconds() > duration(self.settings, "grace", "30s") + _OVERDUE
             if job["spec"].get("suspend"):  # has no pods: taken from its queue, it never gets any
                 patch["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": None}
                 patch["spec"] = {"parallelism": 0}
-            elif not running or late:
+            elif not placed or late:
                 patch["spec"] = {"activeDeadlineSeconds": 1}
+                if not job.get("status", {}).get("startTime"):  # no pod could be made: older servers would go on to try
+                    patch["spec"]["parallelism"] = 0
             try:
                 job = self._api.call("PATCH", self._api.path("jobs", namespace, run.name), patch, "merge")
-                for pod in running:
+                for pod in placed:
                     path = self._api.path("pods", namespace, pod["metadata"]["name"])
                     self._api.call("PATCH", path, {"spec": {"activeDeadlineSeconds": 1}}, "merge")
             except (Conflict, Missing):  # changed, or gone, meanwhile: look again
@@ -329,7 +331,7 @@ class Kubernetes(Base):
             name, kept = job["metadata"]["name"], request.record(job)
             status = states.status_of(job, pods.get(name, []), (), api.now())
             old = status.finished and status.finished.timestamp() < before
-            if old and (not job["spec"].get("ttlSecondsAfterFinished") or job["spec"].get("suspend")):
+            if old and (not job["spec"].get("ttlSecondsAfterFinished") or job["spec"].get("parallelism") == 0):
                 gone.append(("jobs", name))
             else:
                 used |= {("configmaps", each) for each in kept.get("files", ())} | {("services", kept.get("service"))}

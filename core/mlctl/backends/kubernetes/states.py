@@ -64,6 +64,13 @@ LOST = 600
 """Seconds after which a pod that was deleted and doesn't end is held to be gone with its node."""
 
 
+SETTLED = 5
+"""Seconds after which no controller makes a pod of a Job as it was before."""
+
+KILLED = 3
+"""Seconds that a kubelet takes, beyond a pod's grace, to kill what is left of it."""
+
+
 def told(reason: Reason, text: str, at: datetime) -> str:
     """The annotation's value."""
     return json.dumps([reason.value, text, at.isoformat(timespec="seconds")])
@@ -78,18 +85,23 @@ def ended(job: Mapping[str, Any]) -> tuple[Reason, str, datetime] | None:
         return None
 
 
-def live(pods: Iterable[Mapping[str, Any]], now: datetime) -> list[Mapping[str, Any]]:
-    """The pods of which something may still run. Older kubelets say that a pod failed before its containers have ended."""
+def live(
+    pods: Iterable[Mapping[str, Any]], now: datetime, over: datetime | None = None
+) -> list[Mapping[str, Any]]:  # fmt: skip
+    """The pods of which something may still run; `over` is when their Job ended.
+
+    Older servers say that a Job failed before its pods have: who is silent for LOST seconds after its deletion is gone with
+    its node. Older kubelets say that a pod failed before its containers have ended, and may never say that they did: but they
+    kill what is left after the pod's grace.
+    """
     found = []
     for pod in pods:
+        since, patience = _time(pod["metadata"].get("deletionTimestamp")), float(LOST)
         if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-            runs = any((each.get("state") or {}).get("running") for each in _statuses(pod))
-            since = _time(_condition(pod, "Ready").get("lastTransitionTime")) if runs else None
-            alive = since is not None and (now - since).total_seconds() <= LOST
-        else:
-            deleted = _time(pod["metadata"].get("deletionTimestamp"))
-            alive = deleted is None or (now - deleted).total_seconds() <= LOST
-        if alive:
+            if not any((each.get("state") or {}).get("running") for each in _statuses(pod)):
+                continue
+            since, patience = over or since, float(pod["spec"].get("terminationGracePeriodSeconds") or 30) + KILLED
+        if since is None or (now - since).total_seconds() <= patience:
             found.append(pod)
     return found
 
@@ -110,14 +122,14 @@ def status_of(
         return Status(State.SUCCEEDED, None, "", 0, began, finished)
     why = ended(job)
     failed = conditions.get("Failed")
-    if failed and not live(pods, now):  # the older servers say so before the pods have ended
-        finished = _time(failed.get("lastTransitionTime"))
+    finished = _time(failed.get("lastTransitionTime")) if failed else None
+    if failed and not live(pods, now, finished):
         if why:
             return _ended(why, began, finished)
         reason, text, code = _failure(job, failed, pods)
         return Status(State.FAILED, reason, text, code, began, finished)
-    if why and job["spec"].get("suspend") and not live(pods, now):  # nothing lets it go on: see Kubernetes.cancel
-        return _ended(why, began, why[2])
+    if why and job["spec"].get("parallelism") == 0 and not live(pods, now) and (now - why[2]).total_seconds() > SETTLED:
+        return _ended(why, began, why[2])  # it gets no pod any more: see Kubernetes._end
     if why or failed or "FailureTarget" in conditions:
         return Status(State.STOPPING, None, why[1] if why else "", None, began)
     if job["spec"].get("suspend"):

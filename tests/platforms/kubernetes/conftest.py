@@ -1,0 +1,92 @@
+"""One cluster for all these tests: that of MLCTL_TEST_KUBECONFIG, with the image MLCTL_TEST_IMAGE (unless said,
+python:{python}-slim), else one of our own on this machine."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.append(str(ROOT / "tools/services"))
+
+KUBECONFIG, IMAGE = (
+    os.environ.get(f"MLCTL_TEST_{name}", "") for name in ("KUBECONFIG", "IMAGE")
+)  # before they are unset
+
+collect_ignore_glob = [] if find_spec("kubernetes") else ["*.py"]  # these tests have an environment of their own
+
+
+class _Loads:
+    """Takes the image that base_image makes for a Docker engine."""
+
+    def __init__(self) -> None:
+        self.api = self
+        self.archive, self.changes = b"", [""]
+
+    def import_image_from_data(self, archive: bytes, changes: list[str], **names: Any) -> None:
+        self.archive, self.changes = archive, changes
+
+
+@pytest.fixture(scope="session")
+def place() -> Iterator[Any]:
+    """The cluster, with a namespace, a Secret in it, and an image."""
+    import kubernetes_harness as harness
+
+    if KUBECONFIG:
+        made = harness.Place(Path(KUBECONFIG), IMAGE or "python:{python}-slim", Path("/tmp/mlctl-test"))
+        try:
+            _furnish(made)
+            yield made
+        finally:
+            made.close()
+        return
+    import base_image
+    import cluster
+    import system
+
+    try:
+        cluster.programs()
+    except (system.Missing, RuntimeError) as reason:
+        pytest.skip(f"{reason}; or set MLCTL_TEST_KUBECONFIG")
+    loads, image = _Loads(), "mlctl-test/python:{python}"
+    base_image.make(loads, image)
+    with (
+        tempfile.TemporaryDirectory(prefix="mlctl-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        cluster.running(Path(folder, "c"), loads.archive) as own,
+    ):
+        for python in {harness.PYTHON, harness.DEFAULT}:  # the default's is of this machine's Python, too
+            own.load_image(image.format(python=python), loads.archive, *loads.changes)
+        made = harness.Place(own.kubeconfig(), image, Path(folder, "volume"), own)
+        try:
+            _furnish(made)
+            yield made
+        finally:
+            made.close()
+
+
+def _furnish(made: Any) -> None:
+    import kubernetes_harness as harness
+    from kubernetes.client import ApiException
+
+    token = base64.b64encode(harness.KubernetesHarness.secret.encode()).decode()
+    try:
+        made.core.create_namespace({"metadata": {"name": harness.NAMESPACE}})
+        made.core.create_namespaced_secret(harness.NAMESPACE, {"metadata": {"name": "hub"}, "data": {"token": token}})
+    except ApiException as reason:
+        if reason.status != 409:
+            raise
+
+
+@pytest.fixture
+def harness(place: Any, tmp_path: Path) -> Any:
+    from kubernetes_harness import KubernetesHarness
+
+    return KubernetesHarness(place, tmp_path / "home")

@@ -1,0 +1,365 @@
+"""What goes wrong on a cluster, on a real one; and what mlctl leaves there, and may do there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes.client import RbacAuthorizationV1Api
+from kubernetes_harness import NAMESPACE, PYTHON, KubernetesHarness, Place
+
+from mlctl import backend as backends
+from mlctl import jobfile, lifecycle, watch
+from mlctl.backend import Backend, Settings
+from mlctl.backends.kubernetes import request
+from mlctl.errors import InvalidConfig, RunNotFound, Unauthorized, Unavailable
+from mlctl.policy import admit
+from mlctl.runs import Key, Reason, Run, State, Status
+from mlctl.stage import stage
+
+pytestmark = pytest.mark.timeout(600)
+
+PATIENCE = 180.0  # seconds; a machine may be busy
+ROLE = Path(request.__file__).with_name("role.yaml")
+
+
+def execution(harness: KubernetesHarness, **fields: Any) -> lifecycle.Execution:
+    made = harness.make()
+    base = {"kind": "process", "name": "faults", "command": ["true"]}
+    settings: Settings = made.settings  # type: ignore[attr-defined]
+    key = Key(f"{time.time_ns()}", "faults")
+    return lifecycle.Execution(jobfile.load({**base, **fields}), made, settings, key)
+
+
+def ended(backend: Backend, run: Run) -> Status:
+    status = watch.until_done(backend, run, PATIENCE)
+    assert status is not None, backend.status([run])
+    return status
+
+
+def eventually(what: Callable[[], Any]) -> Any:
+    """What `what` gives once that is true; fails where it doesn't come."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"{what} does not come"
+        time.sleep(0.3)
+    return found
+
+
+def state_of(backend: Backend, run: Run) -> Status:
+    status = backend.status([run])[run]
+    assert isinstance(status, Status), status
+    return status
+
+
+def lines(backend: Backend, run: Run) -> list[str]:
+    return [line for batch in lifecycle.lines(backend, run) for line in batch.lines]
+
+
+def with_target(place: Place, tmp_path: Path, **values: Any) -> KubernetesHarness:
+    return KubernetesHarness(place, tmp_path / "home", **values)
+
+
+def test_unknown_image_is_told_and_given_up(place: Place, tmp_path: Path) -> None:
+    harness = with_target(place, tmp_path, queue_timeout="8s")
+    made = execution(harness, image="127.0.0.1:1/no-such/image:1")
+    run = made.start().run
+    status = ended(made.backend, run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.IMAGE)
+    assert "no-such/image" in status.message
+    assert harness.native(run).count == 1
+
+
+def test_image_whose_name_is_none_fails_at_once(harness: KubernetesHarness) -> None:
+    made = execution(harness, image="No Such")
+    status = ended(made.backend, made.start().run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.IMAGE)
+
+
+def test_unschedulable_says_why_then_fails(harness: KubernetesHarness) -> None:
+    made = execution(harness, resources={"cpu": 4000}, queue_timeout="12s")
+    run = made.start().run
+    waiting = eventually(lambda: (status := state_of(made.backend, run)).message and status)
+    assert waiting.state is State.QUEUED
+    assert "Insufficient cpu" in waiting.message
+    status = ended(made.backend, run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.NO_CAPACITY)
+    assert "Insufficient cpu" in status.message
+
+
+def test_quota_is_told(place: Place, tmp_path: Path) -> None:
+    name = f"quota-{time.time_ns()}"
+    place.core.create_namespace({"metadata": {"name": name}})
+    place.core.create_namespaced_resource_quota(name, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
+    eventually(lambda: place.core.read_namespaced_resource_quota("none", name).status.hard)
+    try:
+        made = execution(with_target(place, tmp_path, namespace=name, queue_timeout="8s"))
+        status = ended(made.backend, made.start().run)
+        assert (status.state, status.reason) == (State.FAILED, Reason.QUOTA)
+        assert "exceeded quota: none" in status.message
+    finally:
+        place.core.delete_namespace(name)
+
+
+def test_memory_beyond_the_limit(harness: KubernetesHarness) -> None:
+    made = execution(
+        harness, command=["python3", "-c", "x = bytearray(512 << 20); print(len(x))"], resources={"memory": "48Mi"}
+    )
+    status = ended(made.backend, made.start().run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.OOM)
+
+
+def test_secret_that_is_not_there(place: Place, tmp_path: Path) -> None:
+    harness = with_target(place, tmp_path, queue_timeout="8s", secrets={"TOKEN": "k8s-secret:none/token"})
+    made = execution(harness, secrets=["TOKEN"])
+    status = ended(made.backend, made.start().run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.ERROR)
+    assert 'secret "none" not found' in status.message
+
+
+@pytest.mark.parametrize("how", ["deleted", "evicted"])
+def test_pod_that_somebody_removes(harness: KubernetesHarness, how: str) -> None:
+    script = 'echo ran >>"$MLCTL_CHECKPOINT_DIR/ran"; echo up; sleep 600'
+    made = execution(harness, command={"shell": script})
+    run = made.start().run
+    eventually(lambda: lines(made.backend, run) == ["up"])
+    (pod,) = harness.pods(run)
+    if how == "deleted":
+        harness.place.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE)
+    else:
+        body = {"metadata": {"name": pod.metadata.name}}
+        version = "policy/v1beta1" if harness.place.old else "policy/v1"
+        whole = {**body, "apiVersion": version, "kind": "Eviction"}
+        harness.place.core.create_namespaced_pod_eviction(pod.metadata.name, NAMESPACE, whole)
+    status = ended(made.backend, run)
+    expected = Reason.PREEMPTED if how == "evicted" and not harness.place.old else Reason.INFRA
+    assert (status.state, status.reason) == (State.FAILED, expected)
+    if harness.place.cluster:
+        stem = run.name.rpartition("-")[0]
+        assert (harness.place.volume / f"mlctl/runs/{stem}/checkpoints/ran").read_text() == "ran\n"
+
+
+def test_disk_beyond_the_limit_is_the_jobs_own_fault(harness: KubernetesHarness) -> None:
+    script = "dd if=/dev/zero of=/mlctl/big bs=1M count=40; sleep 600"
+    made = execution(harness, command={"shell": script}, resources={"disk": "8Mi"})
+    status = ended(made.backend, made.start().run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.ERROR)
+    assert "exceeds" in status.message
+
+
+def test_logs_stay_after_a_cancel_and_a_timeout(harness: KubernetesHarness) -> None:
+    script = "trap 'echo told; exit 9' TERM; echo up; while :; do sleep 0.1; done"
+    made = execution(harness, command={"shell": script})
+    run = made.start().run
+    eventually(lambda: lines(made.backend, run) == ["up"])
+    made.backend.cancel(run)
+    assert ended(made.backend, run).state is State.CANCELLED
+    assert lines(made.backend, run) == ["up", "told"]
+    late = execution(harness, command={"shell": script}, timeout="12s")
+    run = late.start().run
+    assert ended(late.backend, run).reason is Reason.TIMEOUT
+    assert lines(late.backend, run) == ["up", "told"]
+
+
+def test_output_that_cannot_be_saved_fails_the_run(harness: KubernetesHarness) -> None:
+    kept = "d=${MLCTL_RUN##*/}; d=/mnt/data/mlctl/runs/${d%-*}/0/outputs/model"
+    script = f'{kept}; rm -r "$d"; touch "$d"; echo x >"$MLCTL_OUTPUT_MODEL/x"'
+    made = execution(harness, command={"shell": script}, outputs={"model": {"mode": "upload"}})
+    status = ended(made.backend, made.start().run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.INFRA)
+    assert "could not be saved: model" in status.message
+
+
+def test_code_inputs_and_python_arrive(harness: KubernetesHarness, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "main.py").write_text(
+        "import json, os, pathlib, sys\n"
+        "data = pathlib.Path(os.environ['MLCTL_INPUT_DATA'])\n"
+        "text = json.load(open(os.environ['MLCTL_PARAMS_FILE']))['text']\n"
+        "print(text, sys.version_info[:2], (data / 'sub/a b.txt').read_text())\n"
+    )
+    (tmp_path / "data/sub").mkdir(parents=True)
+    (tmp_path / "data/sub/a b.txt").write_text("here")
+    made = execution(
+        harness, code=str(code), python=PYTHON, command="python3 main.py", params={"text": "$(HOME) $$ 'x'"},
+        inputs={"data": str(tmp_path / "data")},
+    )  # fmt: skip
+    run = made.start().run
+    assert ended(made.backend, run).state is State.SUCCEEDED
+    version = tuple(map(int, PYTHON.split(".")))
+    assert lines(made.backend, run) == [f"$(HOME) $$ 'x' {version} here"]
+    # what it left is the next one's input
+    made = execution(harness, command={"shell": 'echo 1 >"$MLCTL_OUTPUT_OUT/one"'}, outputs={"out": {}})
+    run = made.start().run
+    assert ended(made.backend, run).state is State.SUCCEEDED
+    address = made.backend.result(run).outputs["out"]
+    for mode in ("mount", "download"):
+        made = execution(
+            harness, command={"shell": 'cat "$MLCTL_INPUT_ONE/one"'}, inputs={"one": {"uri": address, "mode": mode}}
+        )
+        run = made.start().run
+        assert ended(made.backend, run).state is State.SUCCEEDED
+        assert lines(made.backend, run) == ["1"]
+
+
+def test_server_that_restarts_in_mid_wait(harness: KubernetesHarness) -> None:
+    own = harness.place.cluster
+    if own is None:
+        print("unproven: the API server of another's cluster is not ours to restart")
+        return
+    made = execution(harness, command={"shell": "echo up; sleep 15; echo down"})
+    run = made.start().run
+    eventually(lambda: lines(made.backend, run) == ["up"])
+    own.stop("kube-apiserver")
+    assert isinstance(made.backend.status([run])[run], Unavailable)
+    own.start("kube-apiserver")
+    assert ended(made.backend, run).state is State.SUCCEEDED
+    assert harness.native(run).count == 1
+
+
+def test_connection_that_breaks_and_token_that_expired(harness: KubernetesHarness) -> None:
+    made = execution(harness, command={"shell": "sleep 600"})
+    run = made.start().run
+    with harness.inject("down"):
+        assert isinstance(made.backend.status([run])[run], Unavailable)
+    with harness.inject("expired"):
+        error = made.backend.status([run])[run]
+        assert isinstance(error, Unauthorized)
+        assert "log in again" in str(error)
+    status = lifecycle.cancel(made.backend, run, PATIENCE)
+    assert status
+    assert status.state is State.CANCELLED
+
+
+def test_several_nodes_or_a_word_that_the_server_has_none(harness: KubernetesHarness) -> None:
+    script = 'echo "$RANK of $WORLD_SIZE at ${MASTER_ADDR%%.*}"'
+    made = execution(harness, command={"shell": script}, resources={"nodes": 2}, distribution={"type": "env"})
+    run = made.start().run
+    status = ended(made.backend, run)
+    if harness.place.old:
+        print("unproven here: Indexed Jobs; the server has none")
+        assert (status.state, status.reason) == (State.FAILED, Reason.ERROR)
+        assert "no spec.completionMode, and dropped it" in status.message
+        assert not [line for line in lines(made.backend, run) if " of 2" in line]
+        return
+    assert status.state is State.SUCCEEDED
+    assert lines(made.backend, run) == [f"{node}: {node} of 2 at {run.name}-0" for node in range(2)]
+
+
+def test_queue_or_a_word_that_the_server_has_none(place: Place, tmp_path: Path) -> None:
+    harness = with_target(place, tmp_path, queue="none")
+    made = execution(harness)
+    run = made.start().run
+    if place.old:
+        print("unproven here: suspended Jobs; the server has none")
+        status = ended(made.backend, run)
+        assert (status.state, status.reason) == (State.FAILED, Reason.ERROR)
+        assert "no spec.suspend, and dropped it" in status.message
+        return
+    assert state_of(made.backend, run).state is State.QUEUED
+    made.backend.cancel(run)
+    assert ended(made.backend, run).state is State.CANCELLED
+
+
+def test_role_is_enough_and_doctor_says_so(place: Place, tmp_path: Path) -> None:
+    name = f"mlctl-{time.time_ns()}"
+    role = yaml.safe_load(ROLE.read_text())
+    rbac = RbacAuthorizationV1Api(place.client)
+    role["metadata"]["name"] = name
+    rbac.create_namespaced_role(NAMESPACE, role)
+    place.core.create_namespaced_service_account(NAMESPACE, {"metadata": {"name": name}})
+    token = place.core.create_namespaced_service_account_token(
+        name, NAMESPACE, {"spec": {"expirationSeconds": 3600}}
+    ).status.token
+    harness = with_target(place, tmp_path)
+    path = Path(harness.values["kubeconfig"])
+    config = json.loads(path.read_text())
+    config["users"][0]["user"]["token"] = token
+    path.write_text(json.dumps(config))
+    refused = list(harness.make().check())
+    assert [one.what for one in refused if one.ok] == ["cluster"]
+    assert all(one.mend for one in refused if not one.ok)
+    with pytest.raises(Unauthorized, match=r"docs/kubernetes\.md has the Role"):
+        execution(harness).start()
+    binding = {
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
+    }
+    rbac.create_namespaced_role_binding(NAMESPACE, binding)
+    (tmp_path / "data.txt").write_text("1")
+    made = execution(harness, command={"shell": "echo up; sleep 600"}, inputs={"data": str(tmp_path / "data.txt")})
+    run = made.start().run
+    eventually(lambda: lines(made.backend, run) == ["up"])
+    status = lifecycle.cancel(made.backend, run, PATIENCE)
+    assert status
+    assert status.state is State.CANCELLED
+    made.backend.result(run)
+    list(made.backend.prune(time.time() - 3600, dry=False))
+    assert {one.what for one in made.backend.check() if not one.ok} <= {"version"}
+
+
+def test_what_a_run_needs_goes_with_its_job(harness: KubernetesHarness, tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text(f"{time.time_ns()}")
+    made = execution(harness, command={"shell": 'cat "$MLCTL_INPUT_DATA"'}, inputs={"data": str(tmp_path / "data.txt")})
+    plan, (job, _, stamp) = made.plan(), made.prepare()
+    stage(made.backend.put, plan.uploads)
+    (name,) = {upload.address.rpartition("/")[2] for upload in plan.uploads}
+    core = harness.place.core
+    core.delete_namespaced_config_map(name, NAMESPACE)  # with another run's Job, in the meantime
+    run = made.backend.submit(admit(job, plan), stamp)
+    assert ended(made.backend, run).state is State.SUCCEEDED
+    assert [owner.name for owner in core.read_namespaced_config_map(name, NAMESPACE).metadata.owner_references] == [
+        run.name
+    ]
+    harness.place.batch.delete_namespaced_job(run.name, NAMESPACE, propagation_policy="Background")
+
+    def gone() -> bool:
+        return name not in {each.metadata.name for each in core.list_namespaced_config_map(NAMESPACE).items}
+
+    eventually(gone)
+    assert isinstance(made.backend.status([run])[run], RunNotFound)
+
+
+def test_gc_removes_what_no_job_has(harness: KubernetesHarness, tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text(f"{time.time_ns()}")
+    made = execution(harness, inputs={"data": str(tmp_path / "data.txt")})
+    stage(made.backend.put, made.plan().uploads)  # and its submitter died
+    (name,) = {upload.address.rpartition("/")[2] for upload in made.plan().uploads}
+    what = f"configmaps/{name} of namespace {NAMESPACE}"
+    assert what not in list(made.backend.prune(time.time() - 3600, dry=False))
+    assert what in list(made.backend.prune(time.time() + 3600, dry=True))
+    assert name in {each.metadata.name for each in harness.place.core.list_namespaced_config_map(NAMESPACE).items}
+    assert what in list(made.backend.prune(time.time() + 3600, dry=False))
+    assert name not in {each.metadata.name for each in harness.place.core.list_namespaced_config_map(NAMESPACE).items}
+
+
+def test_ended_job_is_removed_after_its_time(place: Place, tmp_path: Path) -> None:
+    made = execution(with_target(place, tmp_path, ttl="3s"))
+    run = made.start().run
+    eventually(lambda: isinstance(made.backend.status([run])[run], RunNotFound))
+    assert made.backend.find(made.key) == []
+
+
+def test_many_runs_are_asked_for_at_once(harness: KubernetesHarness) -> None:
+    made = [execution(harness) for _ in range(6)]
+    runs = [one.start().run for one in made]
+    for run in runs:
+        assert ended(made[0].backend, run).state is State.SUCCEEDED
+    asked = harness.place.proxy.asked
+    asked.clear()
+    answer = made[0].backend.status(runs)
+    assert {status.state for status in answer.values() if isinstance(status, Status)} == {State.SUCCEEDED}
+    assert [method for method, _ in asked] == ["GET", "GET"]
+
+
+def test_setting_without_a_cluster_is_named(tmp_path: Path) -> None:
+    made = backends.load("kubernetes", Settings("batch", {"kubeconfig": str(tmp_path / "none")}, tmp_path))
+    with pytest.raises(InvalidConfig, match=r"targets\.batch\.kubeconfig: no way to a cluster"):
+        made.resolve(jobfile.load({"kind": "process", "name": "x", "command": ["true"]}))
