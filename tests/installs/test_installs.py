@@ -29,6 +29,7 @@ def test_every_extra_is_here() -> None:
         "azureml",
         "databricks",
         "docker",
+        "kubernetes",
         "sagemaker",
     }
 
@@ -185,7 +186,13 @@ def _files(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("extra", "sdk"), [("azureml", "azure.storage.blob"), ("databricks", "databricks.sdk"), ("sagemaker", "boto3")]
+    ("extra", "sdk"),
+    [
+        ("azureml", "azure.storage.blob"),
+        ("databricks", "databricks.sdk"),
+        ("kubernetes", "kubernetes"),
+        ("sagemaker", "boto3"),
+    ],
 )
 def test_platforms(install: Make, extra: str, sdk: str) -> None:
     """The platform's SDK is there, and its backend is found and made."""

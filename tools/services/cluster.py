@@ -1,9 +1,9 @@
 """A Kubernetes cluster of one node on this machine, for the tests: a real one, of what kubernetes.sh builds, etcd and dockerd.
 
-    with cluster.running(folder) as made: ...    # made.kubeconfig, made.load_image(...), made.restart("kube-apiserver")
+    with cluster.running(folder, image) as made: ...    # made.kubeconfig(), made.load_image(...), made.stop("kube-apiserver")
 
 Everything is below the folder, listens on this machine only, and ends with the context. Needs root, Debian's etcd-server and
-docker.io, and a bridge of its own; its containers reach the host and each other, and nothing else.
+docker.io, and a bridge of its own; its containers reach the host and each other, and nothing else. A kill -9 leaves dockerd.
 """
 
 from __future__ import annotations
@@ -128,12 +128,12 @@ class Cluster:
         subprocess.run(words, input=archive, check=True, stdout=subprocess.DEVNULL)
 
     def start(self, name: str) -> None:
-        """Starts one of `commands`."""
+        """Starts one of `commands`, which ends with this process, too, however that ends."""
+        words = ["setpriv", "--pdeathsig", "TERM", *self.commands[name]]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                self.commands[name], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-                cwd=self.folder,
-            )  # fmt: skip
+                words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self.folder
+            )
 
     def stop(self, name: str) -> None:
         """Ends it, and waits for that."""
@@ -191,20 +191,24 @@ def running(folder: Path, pause: bytes) -> Iterator[Cluster]:
     made = Cluster(folder, programs(), engine, bridge, subnet)
     _files(made)
     _commands(made)
-    try:
+    with contextlib.ExitStack() as ends:  # in reverse; each is tried, whatever became of the one before
+        ends.callback(_bridge, "delete", made)
         _bridge("add", made)
-        for name in ("etcd", "kube-apiserver"):
-            made.start(name)
+        ends.callback(_unmount, made)
+        ends.callback(engine.stop)
         engine.start(START)
+        ends.callback(_remove_containers, made)
         made.load_image(PAUSE, pause, f"CMD {json.dumps(['/bin/sh', '-c', WAITS])}")
+        for name in ("etcd", "kube-apiserver"):
+            ends.callback(made.stop, name)
+            made.start(name)
         made.until("kube-apiserver", made.answers)
         for name in ("kube-controller-manager", "kube-scheduler", "kubelet"):
+            ends.callback(made.stop, name)
             made.start(name)
         made.until("kubelet", lambda: _ready(made))
         made.until("kube-controller-manager", lambda: _accounts(made))
         yield made
-    finally:
-        _end(made)
 
 
 def _ready(made: Cluster) -> bool:
@@ -280,26 +284,23 @@ def _commands(made: Cluster) -> None:
             "--cgroup-driver=cgroupfs", "--cgroups-per-qos=false", "--enforce-node-allocatable=", "--fail-swap-on=false",
             f"--pod-infra-container-image={PAUSE}", "--eviction-hard=memory.available<1Mi", "--address=127.0.0.1",
             f"--port={_port()}", "--healthz-port=0", "--read-only-port=0", "--anonymous-auth=true",
-            "--authorization-mode=AlwaysAllow", "--image-gc-high-threshold=100", "--volume-stats-agg-period=0",
+            "--authorization-mode=AlwaysAllow", "--image-gc-high-threshold=100",
             f"--resolv-conf={at}/resolv.conf", "--cluster-dns=10.234.0.10", "--node-status-update-frequency=2s",
         ],
     }  # fmt: skip
     (at / "resolv.conf").write_text("nameserver 127.0.0.1\n")
 
 
-def _end(made: Cluster) -> None:
-    """Ends the parts, then the containers, the engine, and what they mounted."""
-    for name in ("kubelet", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
-        made.stop(name)
-    if made.engine.pid:
-        engine = ["docker", "-H", made.engine.address]
-        listed = subprocess.run([*engine, "ps", "-aq"], capture_output=True, text=True, check=False).stdout.split()
-        if listed:
-            subprocess.run(
-                [*engine, "rm", "-f", *listed], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-    made.engine.stop()
+def _remove_containers(made: Cluster) -> None:
+    engine = ["docker", "-H", made.engine.address]
+    listed = subprocess.run([*engine, "ps", "-aq"], capture_output=True, text=True, check=False).stdout.split()
+    if listed:
+        words = [*engine, "rm", "-f", *listed]
+        subprocess.run(words, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _unmount(made: Cluster) -> None:
+    """What kubelet and engine mounted, and left."""
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for path in sorted((each for each in mounts if each.startswith(f"{made.folder}/")), reverse=True):
         subprocess.run(["umount", "-l", path], check=False, stderr=subprocess.DEVNULL)
-    _bridge("delete", made)

@@ -145,6 +145,13 @@ FAILED: dict[str, tuple[Any, list[Any], Reason, str, int | None]] = {
         "terminated",
         143,
     ),
+    "being deleted": (
+        job(BACKOFF),
+        [pod("Failed", ended(143), deletionTimestamp=ago(5))],
+        Reason.INFRA,
+        "deleted",
+        143,
+    ),
     "deleted": (job(BACKOFF), [], Reason.INFRA, "its pod is gone", None),
     "never started": (job(("Failed", "DeadlineExceeded")), [], Reason.NO_CAPACITY, "did not start", None),
     "unknown end": (job(BACKOFF), [pod("Failed", ended(137, "ContainerStatusUnknown"))], Reason.INFRA, "Unknown", None),
@@ -189,8 +196,10 @@ def test_why_it_failed(name: str) -> None:
 
 
 def test_first_failure_of_several_nodes_counts() -> None:
-    first = pod("Failed", {"terminated": {"exitCode": 4, "finishedAt": ago(30), "startedAt": ago(50)}})
-    assert states.status_of(job(BACKOFF), [pod("Failed", ended(143)), first], (), NOW).exit_code == 4
+    first = pod("Failed", {"terminated": {"exitCode": 4, "finishedAt": ago(8), "startedAt": ago(50)}})
+    second = pod("Failed", {"terminated": {"exitCode": 5, "finishedAt": ago(7), "startedAt": ago(50)}})
+    deleted = pod("Failed", ended(143), deletionTimestamp=ago(7))
+    assert states.status_of(job(BACKOFF), [second, deleted, first], (), NOW).exit_code == 4
 
 
 def test_unknown_state_is_an_error() -> None:

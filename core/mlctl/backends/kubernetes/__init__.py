@@ -49,7 +49,6 @@ class Kubernetes(Base):
     """Runs jobs in one namespace of a cluster."""
 
     name = "kubernetes"
-    remembers = timedelta(days=7)
     name_limit = 58  # and four characters for a node's number, in the name of a host
     interval = 5.0
     takes = NAMES
@@ -65,8 +64,10 @@ class Kubernetes(Base):
         ),
         loses={},
         proven="real",
-        unproven=frozenset(  # the tests' own cluster has no accelerators, no Indexed Jobs and no package index
-            {"requirements", "resources.accelerators", "resources.spot", "resources.nodes", "distribution"}
+        unproven=frozenset(  # the tests' own cluster has no accelerators, no Indexed Jobs, no package index, no limit of disk
+            {
+                "requirements", "resources.accelerators", "resources.disk", "resources.spot", "resources.nodes", "distribution",
+            }
         ),
     )  # fmt: skip
 
@@ -75,6 +76,7 @@ class Kubernetes(Base):
             raise ImportError("kubernetes", name="kubernetes")
         super().__init__(settings)
         check(settings)
+        self.remembers = timedelta(seconds=duration(settings, "ttl", "7d"))
         self._api = Api(settings)
 
     def resolve(self, job: Job) -> Facts:
@@ -329,8 +331,11 @@ class Kubernetes(Base):
         gone: list[tuple[str, str]] = []
         for job in jobs:
             name, kept = job["metadata"]["name"], request.record(job)
-            status = states.status_of(job, pods.get(name, []), (), api.now())
-            old = status.finished and status.finished.timestamp() < before
+            try:
+                finished = states.status_of(job, pods.get(name, []), (), api.now()).finished
+            except MlctlError:  # in a state that isn't known is not ended
+                finished = None
+            old = finished and finished.timestamp() < before
             if old and (not job["spec"].get("ttlSecondsAfterFinished") or job["spec"].get("parallelism") == 0):
                 gone.append(("jobs", name))
             else:

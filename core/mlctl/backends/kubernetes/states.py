@@ -230,7 +230,8 @@ def _failure(
             return Reason.NO_CAPACITY, "it did not start before its deadline, or its pods are gone", None
         text = "its pod is gone: deleted by somebody, or with its node" if native == "BackoffLimitExceeded" else ""
         return _JOBS[native], text or _line(str(failed.get("message") or native)), None
-    return _pod_failure(min(lost, key=_finished))
+    # When one has failed, the others are deleted, and fail.
+    return _pod_failure(min(lost, key=lambda pod: ("deletionTimestamp" in pod["metadata"], _finished(pod))))
 
 
 def _pod_failure(pod: Mapping[str, Any]) -> tuple[Reason, str, int | None]:
@@ -246,6 +247,8 @@ def _pod_failure(pod: Mapping[str, Any]) -> tuple[Reason, str, int | None]:
         if native == "Evicted" and _OWN_FAULT.search(message):
             reason = Reason.ERROR
         return reason, _line(f"{disrupted.get('reason')}: {disrupted.get('message') or message}"), code
+    if pod["metadata"].get("deletionTimestamp"):
+        return Reason.INFRA, f"{name} was deleted by somebody", code
     if native in _PODS:
         reason = Reason.ERROR if native == "Evicted" and _OWN_FAULT.search(message) else _PODS[native]
         return reason, f"{native}: {message}".rstrip(": "), None if reason is Reason.TIMEOUT else code
