@@ -16,7 +16,7 @@ demo-containers: core    ## the same three jobs on Docker; ARGS="docker --param 
 	@tools/env.sh platforms
 	@PATH=$(CURDIR)/.envs/platforms/bin:$$PATH examples/03-containers/run.sh $(ARGS)
 
-demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jenkins; ARGS="kfp" for some
+demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jenkins; ARGS="kfp" for some, --changed for a change
 	@python tools/demo $(ARGS)
 
 .PHONY: services

@@ -1,7 +1,8 @@
-"""The KFP pipeline of examples/04-orchestrators on this machine, by kfp.local and Docker. Runs in KFP's environment.
+"""The KFP pipeline of examples/04-orchestrators on this machine, by kfp.local and Docker.
 
-The engine that DOCKER_HOST names or that answers at Docker's own socket; else, as root, one of our own for this run. The
-launcher's image is an empty one with this machine's programs and this checkout mounted: no registry is asked.
+Runs in KFP's environment and in that folder. The engine that DOCKER_HOST names or that answers at Docker's own socket;
+else, as root, one of our own for this run. The launcher's image is an empty one with this machine's programs and this
+checkout mounted: no registry is asked.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/services"))
 import docker_engine  # noqa: E402
 
-EXAMPLE = ROOT / "examples/04-orchestrators"
+EXAMPLE = Path.cwd()  # examples/04-orchestrators, or a copy of it
 IMAGE = "mlctl-kfp"
 
 
