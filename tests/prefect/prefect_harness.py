@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from behaviour import PATIENCE
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 FLOWS = HERE / "prefect_flows.py"
+EVERY = 0.25  # seconds between two looks at the server, which answers from the same two cores
 
 # A job that says where it is: a line in `trace` when it starts; it goes on once `gate` is there (or at once).
 SCRIPT = """
@@ -34,13 +37,13 @@ echo trained > "$MLCTL_OUTPUT_MODEL/model.txt"
 """
 
 
-def until(answers: Callable[[], Any], seconds: float = 60.0, what: str = "") -> Any:
+def until(answers: Callable[[], Any], seconds: float = PATIENCE, what: str = "") -> Any:
     """What `answers()` says once it is true. Fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := answers()):
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds} s for {what or answers}")
-        time.sleep(0.05)
+        time.sleep(EVERY)
     return answer
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_harness import Prefect
+from prefect_harness import Prefect, until
 
-from behaviour import BehaviourContract, Call, Ended, Harness, Started, until
+from behaviour import PATIENCE, BehaviourContract, Call, Ended, Harness, Started
 from mlctl_prefect import MlctlResult
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -38,7 +38,7 @@ class FlowRun(Started):
 
     def kill(self) -> None:
         self.prefect.kill(self.id)
-        until(lambda: self.prefect.state(self.id) == "CRASHED", "the runner to see the crash")
+        until(lambda: self.prefect.state(self.id) == "CRASHED", what="the runner to see the crash")
         self.prefect.set(self.id, "SCHEDULED")
 
     def cancel(self) -> None:
@@ -46,9 +46,11 @@ class FlowRun(Started):
 
     def ended(self) -> Ended:
         state = until(
-            lambda: self.prefect.state(self.id) in FINAL and self.prefect.state(self.id), "the end of the flow run"
+            lambda: (state := self.prefect.state(self.id)) in FINAL and state, PATIENCE, "the end of the flow run"
         )
-        until(lambda: not self.prefect.processes_of(self.id), "the end of its process")  # its log is all there then
+        until(
+            lambda: not self.prefect.processes_of(self.id), what="the end of its process"
+        )  # its log is all there then
         tries = self.prefect.tries(self.id, self.call.then or self.call)
         if state != "COMPLETED":
             return Ended(False, self.log(), tries)
