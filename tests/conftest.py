@@ -74,7 +74,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
+def _terminated(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+    raise KeyboardInterrupt("SIGTERM")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    signal.signal(signal.SIGTERM, _terminated)  # as Ctrl-C: fixtures end the servers that they started
     config.pluginmanager.register(behaviour.Recorder(), "behaviour")
     config.addinivalue_line("markers", "leaves_processes: the test means to leave processes; they are killed quietly")
 
