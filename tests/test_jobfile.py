@@ -146,7 +146,7 @@ def test_every_field_was_tried() -> None:
         ("python: 3.11", 'python: got 3.11, expected a quoted version such as "3.11"'),
         ("python: '2.7'", "python: got '2.7', expected a quoted"),
         ("python: '3.11.2'", "python: got '3.11.2', expected"), ('python: "3.11\\n"', r"python: got '3.11\n', expected"),
-        ("requirements: {a: b}", "requirements: got {'a': 'b'}, expected a requirements file, or a list of requirements"),
+        ("requirements: {a: b}", "requirements: got {'a': 'b'}, expected a requirements file, pyproject.toml"),
         ("requirements: [1]", "requirements[0]: got 1, expected a string"),
         ("requirements: ''", "requirements: got '', expected a requirements file"),
         ("command: ~", "command: got nothing, expected a string, a list of words, or {shell: script}"),

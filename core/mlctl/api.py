@@ -20,6 +20,7 @@ from . import jobfile, ledger, lifecycle, watch
 from .backend import Backend, Settings
 from .config import Config
 from .errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable, did_you_mean, one_line
+from .image import Build
 from .job import Job
 from .runs import Key, Plan, Result, Run, Stamp, State, Status
 
@@ -78,9 +79,13 @@ def execution(
     chosen = config.target(target or config.route(made), settings)
     at = Settings(chosen.name, chosen.settings, config.home)
     asked = Key(key or os.urandom(8).hex(), made.name)
-    return lifecycle.Execution(
-        made, backends.load(chosen.backend, at), at, asked, values or {}, retry, on_change, accepts
-    )
+    platform = backends.load(chosen.backend, at)
+    build = None
+    if chosen.build != "never" and not made.image:
+        if "image" not in platform.features.honours:
+            raise at.fail("build", f"{chosen.backend} runs no images; leave it out, or choose another target")
+        build = Build.of(config, chosen)
+    return lifecycle.Execution(made, platform, at, asked, values or {}, retry, on_change, build, accepts)
 
 
 def plan(job: JobLike, **options: Any) -> Plan:

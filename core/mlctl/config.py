@@ -20,7 +20,7 @@ from typing import Any
 
 from . import __version__, document
 from .document import Document, Keys, dotted
-from .errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, did_you_mean
+from .errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, did_you_mean, one_line
 from .job import Job
 
 __all__ = ["Config", "Target", "home", "load"]
@@ -40,6 +40,8 @@ class Target:
     name: str
     backend: str
     settings: Mapping[str, Any]
+    build: Mapping[str, Any] | str = "never"
+    """auto, or how: a job's image is built where it isn't there; never: a job brings its own."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ class Config:
         settings = {**targets[name], **(overrides or {})}
         for key in ("conn_id", "orchestrators"):  # an orchestrator's to read, from `values`: no platform's business
             settings.pop(key, None)
-        return Target(name, str(settings.pop("backend")), settings)
+        build = settings.pop("build", "never")  # image.py's
+        if build not in ("auto", "never") and not isinstance(build, Mapping):
+            raise InvalidConfig(f"targets.{name}.build: got {one_line(build)}, expected auto, never, or a mapping")
+        return Target(name, str(settings.pop("backend")), settings, build)
 
     def route(self, job: Job) -> str:
         """The name of the target for `job`: the one asked for, or that of the first rule of the profile that

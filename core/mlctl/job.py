@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import dependencies
 from .command import Command
 from .document import Document, Keys
 from .errors import InvalidJob
@@ -142,6 +143,10 @@ class Job:
         Raises InvalidJob for a folder or file that can't be shipped; Unavailable where `store` can't be written.
         """
         self.complete()
+        return self.packed(store)
+
+    def packed(self, store: Path) -> Job:
+        """As `snapshot`, for a job that need not be complete: what its parameters and inputs are doesn't matter."""
         given = self.requirements
         if isinstance(given, Path):
             lines = _requirements(given, self.fail, ())
@@ -195,7 +200,11 @@ def _requirements(path: Path, fail: Any, seen: tuple[Path, ...]) -> tuple[str, .
     try:
         if path.exists() and not path.is_file():  # a pipe or a device may have no end
             raise ValueError("is not a regular file")
+        if path.name in dependencies.EXPORT:
+            raise ValueError(f"only its own tool reads it: {dependencies.EXPORT[path.name]}")
         text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".toml":
+            text = dependencies.lines(text, path.name)
     except (OSError, ValueError) as reason:
         raise fail(("requirements",), f"{path}: {getattr(reason, 'strerror', '') or reason}") from None
     return _lines(text, path.parent, f"{path}: ", fail, (*seen, path))

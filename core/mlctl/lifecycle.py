@@ -19,6 +19,7 @@ from . import ledger, watch
 from .backend import Backend, Facts, Settings
 from .decide import Action, Decision, decide
 from .errors import Interrupted, InvalidJob, RunExists, Unavailable
+from .image import Build, Image
 from .job import Job
 from .policy import Admitted, admit
 from .runs import Found, Key, Logs, Plan, Reason, Run, Stamp, State, Status, Upload
@@ -74,10 +75,13 @@ class Execution:
     values: Mapping[str, str] = field(default_factory=dict)
     again: bool = False
     on_change: str = "fail"
+    build: Build | None = None
+    """How to build the image that the job gets, where it is to be built."""
     accepts: Callable[[Stamp], bool] = lambda stamp: True
     stopped: threading.Event = field(default_factory=threading.Event)
     uploading: Tell | None = None
     """Gets how far the uploads are, in bytes; unless given, the log tells of large ones."""
+    _image: Image | None = None
     _prepared: tuple[Job, Facts, Stamp] | None = None
     _plans: dict[int, Admitted] = field(default_factory=dict)
 
@@ -87,6 +91,9 @@ class Execution:
             job = self.job.snapshot(self.settings.home / "packages")
             digest = job.digest(self.settings.target)
             stamp = Stamp(self.key.hash, digest, job.parts(self.settings.target), self.values, os.urandom(8).hex())
+            if self.build:  # after the digest: what is asked for is the job as written, not where it gets it
+                self._image = self.build.image(job)
+                job = self._image.given(job)
             self._prepared = job, self.backend.resolve(job), stamp
         return self._prepared
 
@@ -147,6 +154,14 @@ class Execution:
                     ) from None
                 self.backend.pause([error.run], min(0.01 * 2**taken, 5.0))  # some platforms list it a little later
 
+    def _have_image(self) -> None:
+        """The image that the plan names, built and pushed unless it is there. A stop ends the build."""
+        if self._image:
+            from .builder import Docker
+
+            done = Docker(log.debug, self.stopped).ensure(self._image, None, push="/" in self._image.reference)
+            log.info("image %s: %s", self._image.reference, done)
+
     def _changed(self, found: Found, stamp: Stamp, decision: Decision) -> Decision:
         """The key was met again with another job: an error, or as decided, or the next attempt once the old one ended."""
         state = found.status.state
@@ -173,6 +188,8 @@ class Execution:
             self._unless_stopped()  # uploads may take long
             self.backend.put(upload)
 
+        self._unless_stopped()
+        self._have_image()
         stage(put, admitted.plan.uploads, self.uploading)
         self._unless_stopped()
         run = self.backend.submit(admitted, stamp)

@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "outputs": ("runs", "Show where a run's outputs are."),
     "cancel": ("runs", "End runs."),
     "list": ("runs", "List the runs submitted from this machine."),
+    "image": ("images", "Build and push images with what a job needs."),
     "targets": ("project", "List the targets."),
     "schema": ("project", "Print the schema of the job file, or of the configuration."),
     "config": ("project", "Show the configuration, and where each value came from."),
