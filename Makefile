@@ -1,7 +1,7 @@
 # Everything sets itself up: Python 3.10 or newer, make and git are enough. PYTHON=python3.12 chooses another one.
 BIN := .venv/bin
 ORCHESTRATORS := airflow jenkins prefect kfp
-SUITES := $(ORCHESTRATORS:%=test-%) test-platforms test-core test-installs
+SUITES := $(ORCHESTRATORS:%=test-%) test-platforms test-core test-installs test-images
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
@@ -35,6 +35,9 @@ test-core: dev lint      ## the core's tests, and the local platform's; ARGS="-k
 
 test-installs: dev       # each extra, installed afresh with the newest versions, as a user gets it
 	@pytest tests/installs $(ARGS)
+
+test-images: dev         # builds, with a Docker engine and a registry of their own
+	@pytest tests/images $(ARGS)
 
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment
 

@@ -40,6 +40,9 @@ _DOWN = (
 )
 
 
+_NO_BASE = r"failed to (create LLB definition|resolve source metadata|load metadata)|pull access denied"
+
+
 class Docker:
     """The engine that the `docker` command reaches. `say` gets each line of a build or a push; `stopped` ends one."""
 
@@ -224,10 +227,7 @@ def _failed(code: int, lines: Sequence[str], image: Image) -> Exception:
         return InvalidConfig(f"build.base: got '{image.build.base}', and {ours[1]}")
     if re.search(r"Cannot connect to the Docker daemon|no space left", text):
         return Unavailable(f"{image.reference}: docker build: {last}")
-    base = re.escape(image.build.base)
-    if re.search(rf"(failed to|error).*{base}", text, re.IGNORECASE) and not re.search(
-        r"did not complete|exit code", text
-    ):
+    if re.search(_NO_BASE, text):
         kind = Unavailable if re.search(_DOWN, text) else InvalidConfig
         return kind(f"build.base: got '{image.build.base}', which could not be had: {last}")
     told = " | ".join(_told(lines))

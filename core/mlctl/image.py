@@ -138,10 +138,7 @@ class Image:
 
     def given(self, job: Job) -> Job:
         """The job that runs in this image: what the image brings is no longer asked of the platform."""
-        code, package = (None, None) if self.code else (job.code, job.package)
-        return replace(
-            job, image=self.reference, python="", requirements=(), requirement_lines=(), code=code, package=package
-        )
+        return replace(job, image=self.reference, python="", requirements=(), requirement_lines=())
 
     @property
     def dockerfile(self) -> str:
@@ -155,7 +152,7 @@ class Image:
         if self.requirements:
             parts += ["COPY requirements.txt /opt/mlctl/requirements.txt", self._installed()]
         if self.code:
-            parts += [f"ADD --chown={self.build.user}:0 code.tar.gz {CODE}/", f"WORKDIR {CODE}"]
+            parts += [f"WORKDIR {CODE}", f"ADD --chown={self.build.user}:0 code.tar.gz {CODE}/"]
         parts += ["ENTRYPOINT []", f"USER {self.build.user}:0", ""]
         return "\n".join(parts)
 
@@ -202,5 +199,5 @@ _TOOLS = (
 
 _USER = (  # no useradd: it isn't everywhere. Group 0, which a cluster that chooses the user itself keeps
     "grep -q '^[^:]*:[^:]*:USER:' /etc/passwd || echo 'job:x:USER:0:job:HOME:/bin/sh' >>/etc/passwd; "
-    "mkdir -p HOME /opt/ml; chown USER:0 HOME /opt/ml; chmod 770 HOME /opt/ml"
+    f"mkdir -p HOME /opt/ml {CODE}; chown USER:0 HOME /opt/ml {CODE}; chmod 770 HOME /opt/ml {CODE}"
 )

@@ -1,0 +1,92 @@
+"""What `mlctl image build` costs after a change of code alone, beside `docker build` of a good Dockerfile by hand.
+
+    python bench/images.py [--quick]
+
+On an engine of its own; the two take turns, each with a change of its own before every build. Nothing is asserted. The
+figures go to the console, and to bench/images.json when all was measured in full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from measure import ROOT, Sample, about, keep, report, scratch, show, take_turns
+
+sys.path.insert(0, str(ROOT / "tests/images"))
+import services
+
+MLCTL = str(Path(sys.executable).with_name("mlctl"))
+FILES = 200  # of code, 10 KB each
+BY_HAND = """\
+FROM base:1
+RUN mkdir -p /home/job /app && echo 'job:x:1000:0:job:/home/job:/bin/sh' >>/etc/passwd && chown 1000:0 /home/job /app
+ENV HOME=/home/job PYTHONUNBUFFERED=1
+COPY requirements.txt /tmp/requirements.txt
+RUN --mount=type=cache,target=/root/.cache/pip python3 -m pip install --no-index -r /tmp/requirements.txt
+WORKDIR /app
+COPY --chown=1000:0 code .
+USER 1000:0
+"""
+
+
+def project(folder: Path) -> Path:
+    """One with a Dockerfile and a job of the same content."""
+    python = "{}.{}".format(*sys.version_info[:2])
+    files = {
+        ".git/HEAD": "",
+        "Dockerfile": BY_HAND,
+        ".dockerignore": ".git\n",
+        "requirements.txt": "pip\n",  # which the base has: the installation isn't what is measured
+        "mlctl.yaml": "build: {base: 'base:1', network: host}\n",
+        "job.yaml": f"kind: train\nname: bench\ncode: code\npython: '{python}'\n"
+        "requirements: requirements.txt\ncommand: python m0.py\n",
+        **{f"code/m{number}.py": f"# {number}\n" + "x = 1\n" * 1700 for number in range(FILES)},
+    }
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def measured(words: list[str], at: Path) -> Iterator[Sample]:
+    """A build after a changed line."""
+    with (at / "code/m0.py").open("a") as file:
+        file.write(f"y = {time.monotonic_ns()}\n")
+    begin = time.perf_counter()
+    done = subprocess.run(words, cwd=at, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise SystemExit(f"bench: {' '.join(words)}: {done.stdout[-1000:]}{done.stderr[-2000:]}")
+    yield {"build_ms": (time.perf_counter() - begin) * 1000}
+
+
+def main() -> None:
+    """Measures, shows, keeps."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    with scratch() as folder, services.engine() as variables:
+        os.environ.update(variables, DOCKER_BUILDKIT="1", MLCTL_HOME=str(folder / "home"))
+        services.base_image("base:1")
+        one, other = project(folder / "mlctl"), project(folder / "hand")
+        subjects = {
+            "mlctl image build": lambda: measured([MLCTL, "image", "build", "job.yaml"], one),
+            "docker build, by hand": lambda: measured(
+                ["docker", "build", "--network=host", "--platform=linux/amd64", "-t", "hand:1", "."], other
+            ),
+        }
+        table = take_turns(2 if quick else 10, subjects)
+        version = subprocess.check_output(["docker", "version", "--format", "{{.Server.Version}}"], text=True).strip()
+    show("after a change of code", table)
+    if not quick:
+        keep(ROOT / "bench/images.json", report(about({"docker": version}), {"code_change": table}))
+
+
+if __name__ == "__main__":
+    main()
