@@ -12,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from measure import ROOT, Sample, about, keep, report, scratch, show, take_turns
 
 sys.path.insert(0, str(ROOT / "tests/images"))
+import index
 import services
 
 MLCTL = str(Path(sys.executable).with_name("mlctl"))
@@ -28,7 +30,8 @@ FROM base:1
 RUN mkdir -p /home/job /app && echo 'job:x:1000:0:job:/home/job:/bin/sh' >>/etc/passwd && chown 1000:0 /home/job /app
 ENV HOME=/home/job PYTHONUNBUFFERED=1
 COPY requirements.txt /tmp/requirements.txt
-RUN --mount=type=cache,target=/root/.cache/pip python3 -m pip install --no-index -r /tmp/requirements.txt
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=index \\
+    PIP_INDEX_URL="$(cat /run/secrets/index)" python3 -m pip install -r /tmp/requirements.txt
 WORKDIR /app
 COPY --chown=1000:0 code .
 USER 1000:0
@@ -42,8 +45,8 @@ def project(folder: Path) -> Path:
         ".git/HEAD": "",
         "Dockerfile": BY_HAND,
         ".dockerignore": ".git\n",
-        "requirements.txt": "pip\n",  # which the base has: the installation isn't what is measured
-        "mlctl.yaml": "build: {base: 'base:1', network: host}\n",
+        "requirements.txt": "tidings==1.0\n",
+        "mlctl.yaml": "build: {base: 'base:1', network: host, secrets: {PIP_INDEX_URL: 'env:INDEX'}}\n",
         "job.yaml": f"kind: train\nname: bench\ncode: code\npython: '{python}'\n"
         "requirements: requirements.txt\ncommand: python m0.py\n",
         **{f"code/m{number}.py": f"# {number}\n" + "x = 1\n" * 1700 for number in range(FILES)},
@@ -72,14 +75,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     with scratch() as folder, services.engine() as variables:
-        os.environ.update(variables, DOCKER_BUILDKIT="1", MLCTL_HOME=str(folder / "home"))
+        packages = index.Index()
+        threading.Thread(target=packages.serve_forever, daemon=True).start()
+        os.environ.update(variables, DOCKER_BUILDKIT="1", MLCTL_HOME=str(folder / "home"), INDEX=packages.url)
         services.base_image("base:1")
         one, other = project(folder / "mlctl"), project(folder / "hand")
+        by_hand = ["docker", "build", "--network=host", "--platform=linux/amd64", "--secret=id=index,env=INDEX"]
         subjects = {
             "mlctl image build": lambda: measured([MLCTL, "image", "build", "job.yaml"], one),
-            "docker build, by hand": lambda: measured(
-                ["docker", "build", "--network=host", "--platform=linux/amd64", "-t", "hand:1", "."], other
-            ),
+            "docker build, by hand": lambda: measured([*by_hand, "-t", "hand:1", "."], other),
         }
         table = take_turns(2 if quick else 10, subjects)
         version = subprocess.check_output(["docker", "version", "--format", "{{.Server.Version}}"], text=True).strip()

@@ -345,7 +345,9 @@ def test_every_command_that_answers_has_json(cli: Cli) -> None:
         "logs",
         "schema",
         "completion",
-    }  # files, a log, an act, and what is JSON or a script
+        "image",
+    }  # files, a log, an act, what is JSON or a script, and a group
+    assert all("--json" in cli("image", name, "--help").out for name in ("build", "push"))
 
 
 def test_plain_answers(project: Path, cli: Cli, done: str) -> None:

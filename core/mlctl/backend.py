@@ -214,7 +214,7 @@ class Base:
     remembers: timedelta | None = None
     name_limit: int = 63
     interval: float = 10.0
-    root: bool = False
+    as_root: bool = False
     """Whether a container has to be root there, because what the platform mounts is root's: for images built for it."""
     takes: frozenset[str] = frozenset({"secrets"})
     """The settings that a target of this platform may have."""
@@ -254,11 +254,11 @@ def names() -> list[str]:
     return sorted(_entry_points())
 
 
-def as_root(name: str) -> bool:
+def wants_root(name: str) -> bool:
     """Whether an image that is built for the platform called `name` has to run as root; no for an unknown one."""
     point = _entry_points().get(name)
     try:
-        return bool(point and getattr(point.load(), "root", False))
+        return bool(point and getattr(point.load(), "as_root", False))
     except ImportError:  # said where the platform is used
         return False
 

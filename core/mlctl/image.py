@@ -84,7 +84,7 @@ class Build:
             if not isinstance(source, str) or not re.fullmatch(r"(env|file):.+", source):
                 text = f"got {one_line(source)}, expected env:NAME or file:PATH; never the secret itself"
                 raise InvalidConfig(f"{where}.secrets.{name}: {text}")
-        if "user" not in values and backends.as_root(target.backend):
+        if "user" not in values and backends.wants_root(target.backend):
             values["user"] = "0"
         values["system"] = tuple(sorted(set(values.get("system", ()))))
         return Build(**{**values, **{name: str(values[name]) for name in _TEXTS if name in values}})

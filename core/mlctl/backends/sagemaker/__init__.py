@@ -44,7 +44,7 @@ class SageMaker(Base):
 
     name = "sagemaker"
     interval = 15.0
-    root = True  # /opt/ml is root's, and only root's to write
+    as_root = True  # /opt/ml is root's, and only root's to write
     takes = frozenset(
         {
             "region", "profile", "role", "bucket", "prefix", "instance_type", "image", "volume", "kms_key", "vpc",
