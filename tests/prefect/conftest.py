@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         return False
 
     try:
-        until(healthy, 120, "the server")
+        until(healthy, 240, "the server")  # 15 on a quiet machine
         yield env | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     finally:
         end(process)
