@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import docker_engine
 import pytest
 from docker_harness import DockerHarness
 from docker_jobs import ended, execution, log, started, until
@@ -122,6 +123,7 @@ def test_an_engine_elsewhere_wants_a_folder(harness: DockerHarness) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_requirements_are_one_layer(harness: DockerHarness) -> None:
     """Two at once build it once; a third finds it; another user than root sees it."""
     harness.values |= {"network": "host", "user": "1234"}
@@ -163,6 +165,7 @@ def test_requirements_are_one_layer(harness: DockerHarness) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_requirements_that_are_not_there(harness: DockerHarness) -> None:
     harness.values["network"] = "host"
     with pytest.raises(InvalidJob, match=r"requirements: ERROR: .*six"):
@@ -252,6 +255,23 @@ def test_prune(harness: DockerHarness) -> None:
     left = f"left by {going.name.rpartition('-')[0]}: volume "
     assert [line.startswith(left) for line in made.prune(LATER, False)] == [True, True]
     assert harness.client.volumes.list() == []
+
+
+def test_prune_goes_on_after_a_run_whose_files_stay(harness: DockerHarness) -> None:
+    """Its image is gone, so no container can remove them; that is told at the end. One that never began has none."""
+    docker_engine.empty_image(harness.client, "empty")
+    harness.client.containers.create("base", "true").commit("mortal")
+    made = harness.make()
+    bare, gone, done = started(made, image="empty", code="."), started(made, image="mortal", code="."), started(made)
+    for run in (gone, done):
+        ended(made, run)
+    harness.client.images.remove("mortal", force=True)
+    lines = []
+    with pytest.raises(Unavailable, match=rf"runs/{gone.name.rpartition('-')[0]}: .*No such image"):
+        for line in made.prune(LATER, False):
+            lines.append(line)
+    assert sorted(lines) == sorted(f"run {run.name.rpartition('-')[0]}, 1 attempts" for run in (bare, done))
+    assert gone.name in [one.name for one in harness.client.containers.list(all=True)]
 
 
 # --- settings

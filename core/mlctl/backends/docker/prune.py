@@ -10,7 +10,7 @@ from typing import Any
 from mlctl.errors import MlctlError, Unavailable
 
 from . import environment, request, states
-from .engine import Engine, Missing, Taken
+from .engine import Engine, Missing, Refused, Taken
 
 __all__ = ["prune"]
 
@@ -20,8 +20,10 @@ _ERASE_SECONDS = 300.0
 def prune(engine: Engine, root: str, before: float, dry: bool) -> Iterator[str]:
     """Yields a line for each thing that is over since `before` (seconds since 1970); removes it unless `dry`.
 
-    A run's files go first, so that who is killed on the way leaves a container that the next call finds.
+    A run's files go first, so that who is killed on the way leaves a container that the next call finds. Where they can't be
+    removed, the run stays, the others go, and the error is raised at the end.
     """
+    trouble: MlctlError | None = None
     stems: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for line in engine.containers(label=[request.LABEL_STEM]):
         stem, name = line["Labels"][request.LABEL_STEM], line["Names"][0].lstrip("/")
@@ -39,7 +41,12 @@ def prune(engine: Engine, root: str, before: float, dry: bool) -> Iterator[str]:
         if not all(_over(record, before) for record in records):
             continue
         if not dry:
-            _erase(engine, root, stem, records[0]["Image"])
+            try:
+                if any(states.seconds(record["State"].get("StartedAt", "")) for record in records):
+                    _erase(engine, root, stem, records[-1]["Image"])
+            except MlctlError as error:
+                trouble = trouble or error
+                continue
             for record in records:
                 engine.remove(record["Id"])
         yield f"run {stem}, {len(records)} attempts"
@@ -49,6 +56,8 @@ def prune(engine: Engine, root: str, before: float, dry: bool) -> Iterator[str]:
                 engine.remove_volume(line["Name"])
             yield f"left by {line['Labels'][request.LABEL_STEM]}: volume {line['Name'][:12]}"
     yield from _layers(engine, before, dry)
+    if trouble:
+        raise trouble
 
 
 def _over(record: dict[str, Any], before: float) -> bool:
@@ -71,18 +80,20 @@ def _erase(engine: Engine, root: str, stem: str, image: str) -> None:
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {"Binds": [f"{root}/runs:/mlctl/erase"], "NetworkMode": "none"},
     }
-    name = f"mlctl-erase-{stem}"
-    with contextlib.suppress(Taken):
-        try:
-            container = engine.create(body, name)
-        except Missing:  # the image is gone; then the files stay, with a word
-            raise Unavailable(f"{stem}: its image is gone from the engine; remove {root}/runs/{stem} by hand") from None
-        engine.start(container)
-    engine.until_ended(name, _ERASE_SECONDS)
+    name, place = f"mlctl-erase-{stem}", f"{root}/runs/{stem}"
     try:
+        with contextlib.suppress(Taken):
+            engine.start(engine.create(body, name))
+        engine.until_ended(name, _ERASE_SECONDS)
         state = engine.inspect(name)["State"]
         if state["Status"] != "exited" or state["ExitCode"]:
-            raise Unavailable(f"{root}/runs/{stem}: could not be removed by a container ({state['Status']})")
+            raise Unavailable(
+                f"{place}: a container could not remove it: {state['Status']}, exit code {state['ExitCode']}"
+            )
+    except (Missing, Refused) as reason:  # the image is gone, or is none that runs
+        raise Unavailable(
+            f"{place}: a container could not remove it: {reason}; remove it by hand, and the containers"
+        ) from None
     finally:
         engine.remove(name, force=True)
 
