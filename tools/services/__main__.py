@@ -13,14 +13,11 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from shlex import quote
 
 import cluster
 import docker_engine
 import system
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlctl"
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Service:
 
 
 def _own_engine() -> docker_engine.Dockerd:
-    return docker_engine.Dockerd(CACHE / "docker")
+    return docker_engine.Dockerd(cluster.CACHE / "docker")
 
 
 def docker_find() -> Up | None:

@@ -24,9 +24,10 @@ from ssl import CERT_NONE, SSLContext, create_default_context
 import docker_engine
 import system
 
-__all__ = ["Cluster", "programs", "running"]
+__all__ = ["CACHE", "Cluster", "built", "programs", "running"]
 
 HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlctl"
 PAUSE = "mlctl-pause:1"
 WAITS = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"  # what only sleeps, as process 1, has to be killed
 START = 180.0  # seconds that each part may take to answer; a machine may be busy
@@ -43,6 +44,11 @@ done
 [ -z "$bundle" ] || sed -i 's/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/' "$bundle/config.json"
 exec runc "$@"
 """
+
+
+def built() -> bool:
+    """Whether the programs are there already."""
+    return any(CACHE.glob("kubernetes-*/SHA256SUMS"))
 
 
 def programs() -> Path:

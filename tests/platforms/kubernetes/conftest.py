@@ -52,6 +52,10 @@ def place() -> Iterator[Any]:
     import cluster
     import system
 
+    if not cluster.built():
+        pytest.skip(
+            "no programs of a Kubernetes server; make services builds them, in minutes; or set MLCTL_TEST_KUBECONFIG"
+        )
     try:
         cluster.programs()
     except (system.Missing, RuntimeError) as reason:
