@@ -35,7 +35,8 @@ class Folder:
         (self.at / "digest.yaml").write_text(DIGEST)
         standins.name_accounts(self.at / "mlctl.yaml", platforms)
         path = f"{Path(sys.executable).parent}:{standins.ROOT / '.venv/bin'}:{os.environ['PATH']}"  # where uv is
-        self.env = {**os.environ, "MLCTL_HOME": str(at / "home"), "PATH": path}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MLCTL_")}
+        self.env = {**clean, "MLCTL_HOME": str(at / "home"), "XDG_CONFIG_HOME": str(at / "config"), "PATH": path}
         self.platforms = platforms
 
     def _ask(self, target: str, *words: str) -> str:
