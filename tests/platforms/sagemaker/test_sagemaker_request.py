@@ -164,7 +164,7 @@ def test_damaged_golden_is_refused(kind: str, standin: StandIn) -> None:
 REFUSED: dict[str, tuple[type[MlctlError], str, str, dict[str, Any], dict[str, Any]]] = {
     "registry": (Unsupported, "image: got 'busybox:1'.*ECR", "train", {"image": "busybox:1"}, {}),
     "framework": (Unsupported, "did you mean 'pytorch'", "train", {"image": "pytorhc==2.5"}, {}),
-    "version": (Unsupported, "sklearn is known in 1.4", "train", {"image": "sklearn==9.9"}, {}),
+    "version": (Unsupported, "sklearn is known in 1.9, 1.4", "train", {"image": "sklearn==9.9"}, {}),
     "python": (Unsupported, "Python 3.12, 3.11, 3.10", "process", {"python": "3.7"}, {}),
     "mpi": (Unsupported, "distribution.type: got 'mpi'", "train", {"distribution": {"type": "mpi"}}, {}),
     "env processes": (

@@ -1,5 +1,5 @@
 """Container images of AWS's own, by framework and version: the part of the SageMaker SDK's published table that is worth
-having without its 1.2 GB."""
+having without its 1.2 GB: as sagemaker-core 2.27 has it."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ _DEEP: Mapping[str, str] = {
     "eu-central-2": "380420809688", "eu-south-1": "692866216735", "eu-south-2": "503227376785",
     "il-central-1": "780543022126", "me-central-1": "914824155844", "me-south-1": "217643126080",
     "us-gov-east-1": "446045086412", "us-gov-west-1": "442386744353",
+    "ap-east-2": "975050140332", "ap-southeast-5": "550225433462", "ap-southeast-6": "633930458069",
+    "ap-southeast-7": "590183813437", "mx-central-1": "637423239942",
 }  # fmt: skip
 """Region -> the account that has the deep learning containers."""
 
@@ -47,14 +49,15 @@ FRAMEWORKS: Mapping[str, tuple[Mapping[str, str], str, Mapping[str, str]]] = {
     "sklearn": (
         _PLAIN,
         "sagemaker-scikit-learn",
-        {"1.4": "1.4-2-cpu-py3", "1.2": "1.2-1-cpu-py3", "1.0": "1.0-1-cpu-py3", "0.23": "0.23-1-cpu-py3"},
+        {"1.9": "1.9-0-cpu-py3", "1.4": "1.4-2-cpu-py3", "1.2": "1.2-1-cpu-py3", "1.0": "1.0-1-cpu-py3", "0.23": "0.23-1-cpu-py3"},
     ),
-    "xgboost": (_PLAIN, "sagemaker-xgboost", {"1.7": "1.7-1", "1.5": "1.5-1"}),
+    "xgboost": (_PLAIN, "sagemaker-xgboost", {"3.2": "3.2-0", "3.0": "3.0-5", "1.7": "1.7-1", "1.5": "1.5-1"}),
     "pytorch": (
         _DEEP,
         "pytorch-training",
         {
-            "2.8": "2.8.0-{device}-py312", "2.6": "2.6.0-{device}-py312", "2.5": "2.5.1-{device}-py311",
+            "2.10": "2.10.0-{device}-py313", "2.9": "2.9.0-{device}-py312", "2.8": "2.8.0-{device}-py312",
+            "2.7": "2.7.1-{device}-py312", "2.6": "2.6.0-{device}-py312", "2.5": "2.5.1-{device}-py311",
             "2.4": "2.4.0-{device}-py311", "2.3": "2.3.0-{device}-py311", "2.2": "2.2.0-{device}-py310",
             "2.1": "2.1.0-{device}-py310", "2.0": "2.0.1-{device}-py310",
         },
@@ -62,12 +65,20 @@ FRAMEWORKS: Mapping[str, tuple[Mapping[str, str], str, Mapping[str, str]]] = {
     "tensorflow": (
         _DEEP,
         "tensorflow-training",
-        {"2.16": "2.16.2-{device}-py310", "2.14": "2.14.1-{device}-py310"},
+        {
+            "2.19": "2.19.0-{device}-py312", "2.18": "2.18.0-{device}-py310", "2.16": "2.16.2-{device}-py310",
+            "2.14": "2.14.1-{device}-py310",
+        },
     ),
 }  # fmt: skip
 """Framework -> accounts, repository, and the tag of each version, by its first two numbers."""
 
-PYTHONS: Mapping[str, str] = {"3.12": "pytorch==2.8", "3.11": "pytorch==2.5", "3.10": "pytorch==2.2"}
+PYTHONS: Mapping[str, str] = {
+    "3.12": "pytorch==2.8",
+    "3.11": "pytorch==2.5",
+    "3.10": "pytorch==2.2",
+    "3.13": "pytorch==2.10",
+}
 """Python -> an image that has it, for jobs that name no image; the first is for jobs that name no Python either."""
 
 _ASKED = re.compile(r"([a-z]+)==(\d+\.\d+)(?:\.\d+)?")
