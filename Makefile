@@ -51,13 +51,17 @@ lint: dev                ## style, types, layers
 	@mypy --no-error-summary
 	@lint-imports --config pyproject.toml >build/layers.txt 2>&1 || { cat build/layers.txt; exit 1; }
 
-.PHONY: bench bench-orchestrators chaos
+.PHONY: bench bench-orchestrators bench-platforms chaos
 bench: dev               ## speed, beside peers; writes bench/results.json
 	@python bench/run.py $(ARGS)
 
 bench-orchestrators: dev ## the same inside the orchestrators, its second part; writes bench/orchestrators.json
 	@for name in bench-airflow $(ORCHESTRATORS); do tools/env.sh $$name; done
 	@python bench/orchestrators.py $(ARGS)
+
+bench-platforms: dev     ## waiting for runs on managed platforms, beside a question for each; writes bench/platforms.json
+	@tools/env.sh platforms
+	@.envs/platforms/bin/python bench/platforms.py $(ARGS)
 
 chaos: dev               ## kill -9 at 200 random moments
 	@python tools/chaos.py $(ARGS)
