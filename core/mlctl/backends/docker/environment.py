@@ -112,7 +112,9 @@ def _finish(engine: Engine, record: Mapping[str, Any], tag: str, user: str, dead
         engine.commit(builder, REPOSITORY, tag, user)
         engine.remove(builder)
     else:
-        output = b"".join(frame.partition(b" ")[2] for frame in engine.frames(builder, 0)).decode("utf-8", "replace")
+        output = b"".join(message.partition(b" ")[2] for _, message in engine.frames(builder, 0)).decode(
+            "utf-8", "replace"
+        )
         engine.remove(builder)
         raise _failure(output + str(state.get("Error") or ""), int(state["ExitCode"]))
 

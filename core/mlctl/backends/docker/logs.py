@@ -24,24 +24,28 @@ def read(engine: Engine, container: str, since: str, ended: bool) -> Logs:
     second, given = (int(part) for part in (since or "0:0").split(":"))
     seconds: list[int] = []  # of each message from `second` on
     lines: list[str] = []
-    whole, size = given, 0  # messages that are in `lines`, or were given before; bytes
-    begun = b""
-    for message in engine.frames(container, second):
+    whole, size = given, 0  # messages up to which every line is whole; bytes
+    shown = 0  # lines that they make
+    begun = {1: b"", 2: b""}  # of each stream, the line that has no end yet
+    for stream, message in engine.frames(container, second):
         found = _MESSAGE.match(message)
         seconds.append(int(states.seconds(found[1].decode())) if found else second)
         if len(seconds) <= given:
             continue
-        begun += message[found.end() if found else 0 :]
+        begun[stream] = begun.get(stream, b"") + message[found.end() if found else 0 :]
         size += len(message)
-        if begun.endswith(b"\n") or len(begun) > CHUNK:
-            lines.append(begun.removesuffix(b"\n").decode("utf-8", "replace"))
-            whole, begun = len(seconds), b""
+        if begun[stream].endswith(b"\n") or len(begun[stream]) > CHUNK:
+            lines.append(begun[stream].removesuffix(b"\n").decode("utf-8", "replace"))
+            begun[stream] = b""
+        if not any(begun.values()):
+            whole, shown = len(seconds), len(lines)
             if size > CHUNK:
                 break
-    if begun and ended:
-        lines.append(begun.decode("utf-8", "replace"))
-        whole = len(seconds)
-    if not lines:
+    else:
+        for text in filter(None, begun.values() if ended else ()):
+            lines.append(text.decode("utf-8", "replace"))
+            whole, shown = len(seconds), len(lines)
+    if whole == given:
         return Logs((), since)
     following = max(second, seconds[whole - 1] - 1)
-    return Logs(tuple(lines), f"{following}:{sum(each >= following for each in seconds[:whole])}")
+    return Logs(tuple(lines[:shown]), f"{following}:{sum(each >= following for each in seconds[:whole])}")
