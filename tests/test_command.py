@@ -101,7 +101,7 @@ def test_split_is_the_shells(shell: Shell, line: str) -> None:
         assert re.search("closing quotation|last backslash|line break", str(reason))
         return
     if line.endswith("\n") or "\n" in re.sub(r"\\\n|'[^']*'|\"[^\"]*\"", "", line):
-        line = line.rstrip("\n\t ")  # what follows the command are empty lines
+        line = re.sub(r"\A((?:\\.|[^\\])*?)[ \n\t]*\Z", r"\1", line, flags=re.DOTALL)  # what follows are empty lines
     assert shell.split(line) == words
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mlctl import api, config
+from mlctl import config, jobfile
 from mlctl.builder import Docker
 from mlctl.image import Build, Image
 from mlctl.job import Job
@@ -90,7 +90,7 @@ def _made(
     platform: str | None,
     without_code: bool,
 ) -> tuple[Image, Package | None]:
-    loaded: Job = api.load(job)
+    loaded: Job = jobfile.load(job)
     settings = config.load(job, file, profile, target)
     chosen = settings.target(settings.route(loaded))
     flags = {name: value for name, value in (("base", base), ("platform", platform)) if value}

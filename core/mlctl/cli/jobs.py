@@ -131,7 +131,7 @@ def _check_files(job: Job) -> None:
 @show.json_option
 def plan(job: Path, targets: tuple[str, ...], json_: bool, **options: Any) -> int:
     """Show exactly what would be sent to the platform, and what it would not honour. Starts nothing."""
-    made = [_execution(job, {**options, "key": "plan"}, target) for target in dict.fromkeys(targets) or (None,)]
+    made = [_execution(job, {**options, "key": "plan"}, target) for target in targets or (None,)]
     if len(made) > 1:
         return compare.plans(made, json_)
     found = made[0].plan()
