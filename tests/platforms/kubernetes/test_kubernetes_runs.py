@@ -17,7 +17,7 @@ from kubernetes_harness import NAMESPACE, PYTHON, KubernetesHarness, Place
 from mlctl import backend as backends
 from mlctl import jobfile, lifecycle, watch
 from mlctl.backend import Backend, Settings
-from mlctl.backends.kubernetes import request
+from mlctl.backends.kubernetes import request, states
 from mlctl.errors import InvalidConfig, RunNotFound, Unauthorized, Unavailable
 from mlctl.policy import admit
 from mlctl.runs import Key, Reason, Run, State, Status
@@ -66,8 +66,8 @@ def with_target(place: Place, tmp_path: Path, **values: Any) -> KubernetesHarnes
     return KubernetesHarness(place, tmp_path / "home", **values)
 
 
-def test_unknown_image_is_told_and_given_up(place: Place, tmp_path: Path) -> None:
-    harness = with_target(place, tmp_path, queue_timeout="8s")
+def test_unknown_image_is_told_and_given_up(harness: KubernetesHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "STUCK", 3)
     made = execution(harness, image="127.0.0.1:1/no-such/image:1")
     run = made.start().run
     status = ended(made.backend, run)
@@ -83,7 +83,7 @@ def test_image_whose_name_is_none_fails_at_once(harness: KubernetesHarness) -> N
 
 
 def test_unschedulable_says_why_then_fails(harness: KubernetesHarness) -> None:
-    made = execution(harness, resources={"cpu": 4000}, queue_timeout="12s")
+    made = execution(harness, resources={"cpu": 4000}, queue_timeout="45s")
     run = made.start().run
     waiting = eventually(lambda: (status := state_of(made.backend, run)).message and status)
     assert waiting.state is State.QUEUED
@@ -99,7 +99,7 @@ def test_quota_is_told(place: Place, tmp_path: Path) -> None:
     place.core.create_namespaced_resource_quota(name, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
     eventually(lambda: place.core.read_namespaced_resource_quota("none", name).status.hard)
     try:
-        made = execution(with_target(place, tmp_path, namespace=name, queue_timeout="8s"))
+        made = execution(with_target(place, tmp_path, namespace=name, queue_timeout="45s"))
         status = ended(made.backend, made.start().run)
         assert (status.state, status.reason) == (State.FAILED, Reason.QUOTA)
         assert "exceeded quota: none" in status.message
@@ -115,8 +115,9 @@ def test_memory_beyond_the_limit(harness: KubernetesHarness) -> None:
     assert (status.state, status.reason) == (State.FAILED, Reason.OOM)
 
 
-def test_secret_that_is_not_there(place: Place, tmp_path: Path) -> None:
-    harness = with_target(place, tmp_path, queue_timeout="8s", secrets={"TOKEN": "k8s-secret:none/token"})
+def test_secret_that_is_not_there(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "STUCK", 3)
+    harness = with_target(place, tmp_path, secrets={"TOKEN": "k8s-secret:none/token"})
     made = execution(harness, secrets=["TOKEN"])
     status = ended(made.backend, made.start().run)
     assert (status.state, status.reason) == (State.FAILED, Reason.ERROR)
@@ -164,7 +165,7 @@ def test_logs_stay_after_a_cancel_and_a_timeout(harness: KubernetesHarness) -> N
     made.backend.cancel(run)
     assert ended(made.backend, run).state is State.CANCELLED
     assert lines(made.backend, run) == ["up", "told"]
-    late = execution(harness, command={"shell": script}, timeout="12s")
+    late = execution(harness, command={"shell": script}, timeout="30s")
     run = late.start().run
     assert ended(late.backend, run).reason is Reason.TIMEOUT
     assert lines(late.backend, run) == ["up", "told"]
