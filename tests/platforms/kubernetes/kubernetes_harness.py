@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from kubernetes import client, config
 from kubernetes.client.rest import RESTClientObject
+from urllib3.exceptions import HTTPError
 
 from mlctl import backend
 from mlctl.backend import Backend, Settings
@@ -46,7 +47,7 @@ class Proxy:
             def handle_one_request(self) -> None:
                 try:
                     super().handle_one_request()
-                except (ConnectionError, TimeoutError):
+                except (OSError, HTTPError):  # either side of it is gone
                     self.close_connection = True
 
             def do_any(self) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -236,10 +238,16 @@ def test_server_that_restarts_in_mid_wait(harness: KubernetesHarness) -> None:
     made = execution(harness, command={"shell": "echo up; sleep 15; echo down"})
     run = made.start().run
     eventually(lambda: lines(made.backend, run) == ["up"])
-    own.stop("kube-apiserver")
-    assert isinstance(made.backend.status([run])[run], Unavailable)
-    own.start("kube-apiserver")
-    assert ended(made.backend, run).state is State.SUCCEEDED
+    with ThreadPoolExecutor() as pool:
+        seen = threading.Event()
+        wait = pool.submit(watch.until_done, made.backend, run, PATIENCE, lambda _: seen.set())
+        assert seen.wait(PATIENCE)
+        own.stop("kube-apiserver")
+        assert isinstance(made.backend.status([run])[run], Unavailable)
+        own.start("kube-apiserver")
+        status = wait.result()
+    assert status
+    assert status.state is State.SUCCEEDED
     assert harness.native(run).count == 1
 
 

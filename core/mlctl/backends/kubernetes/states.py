@@ -295,7 +295,9 @@ def _waiting(pod: Mapping[str, Any]) -> tuple[str, str] | None:
     for each in (*(status.get("initContainerStatuses") or []), *_statuses(pod)):
         waiting = each.get("state", {}).get("waiting") or {}
         if waiting.get("reason") in _WAITING:
-            return waiting["reason"], str(waiting.get("message") or "")
+            message, image = str(waiting.get("message") or ""), str(each.get("image") or "")
+            named = _WAITING[waiting["reason"]] is not Reason.IMAGE or image in message
+            return waiting["reason"], message if named else f"{image}: {message}"
     return None
 
 
