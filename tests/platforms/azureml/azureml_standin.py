@@ -318,7 +318,10 @@ class StandIn:
         raise Refused(404, "UserError", f"{'/'.join(parts)} was not found")
 
     def _page(self, at: int) -> dict[str, Any]:
-        jobs = sorted(self.jobs.values(), key=lambda job: -job.number)
+        active = [
+            job for job in self.jobs.values() if not job.properties.get("isArchived")
+        ]  # what is listed unless asked
+        jobs = sorted(active, key=lambda job: -job.number)
         page: dict[str, Any] = {"value": [job.shown() for job in jobs[at : at + PAGE]]}
         if at + PAGE < len(jobs):
             page["nextLink"] = f"{self.url}{HOME}/jobs?api-version=2025-12-01&$skip={at + PAGE}"
@@ -368,6 +371,8 @@ class StandIn:
         for name in MUTABLE:
             if isinstance(asked.get(name), dict):
                 job.properties[name] = {**job.properties.get(name, {}), **asked[name]}
+            elif name in asked:
+                job.properties[name] = asked[name]
         return job.shown()
 
     def _checked(self, asked: dict[str, Any]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from azureml_harness import STORE, settings
-from azureml_standin import GROUP, SUBSCRIPTION, WORKSPACE, StandIn
+from azureml_standin import GROUP, SUBSCRIPTION, WORKSPACE, Job, StandIn
 
 from mlctl import backend, jobfile, lifecycle
 from mlctl.backend import Backend, Settings
@@ -159,3 +160,27 @@ def test_the_makers_own_sdk_reads_what_we_sent(
     assert job.properties.outputs["model"].uri.startswith(STORE)
     assert job.properties.limits.timeout.total_seconds() == 3600
     assert job.properties.environment_variables["MLCTL_NONCE"]
+
+
+def test_gc_archives_what_ended_long_ago(made: AzureML, standin: StandIn, tmp_path: Path) -> None:
+    """Not what goes on, not another's job; an archived run is found, told and adopted as before."""
+    done = started(made, "archived", tmp_path, command="true")
+    ended(made, done)
+    going = started(made, "going", tmp_path, command="sleep 600")
+    foreign = standin.jobs[done.name].properties
+    standin.jobs["foreign"] = Job("foreign", {**foreign, "properties": {}}, len(standin.jobs), "Completed")
+    line = f"job {done.name}, archived"
+    assert line not in list(made.prune(time.time() - 3600, False))
+    assert line in list(made.prune(time.time() + 60, True)) and "isArchived" not in standin.jobs[done.name].properties
+    before = {name: value for name, value in standin.jobs[done.name].properties.items() if name != "isArchived"}
+    pruned = list(made.prune(time.time() + 60, False))
+    assert line in pruned and not [each for each in pruned if going.name in each or "foreign" in each]
+    assert standin.jobs[done.name].properties == {**before, "isArchived": True}
+    assert line not in list(made.prune(time.time() + 60, True))
+    assert {run: status.state for run, status in made.status([done, going]).items() if isinstance(status, Status)} == {
+        done: State.SUCCEEDED,
+        going: State.RUNNING,
+    }
+    assert started(made, "archived", tmp_path, command="true") == done
+    lifecycle.cancel(made, going, PATIENCE)
+    del standin.jobs["foreign"]

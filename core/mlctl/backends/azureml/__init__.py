@@ -25,7 +25,7 @@ from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, State, Status, Upload
 
-from . import doctor, logs, request, states
+from . import archive, doctor, logs, request, states
 from .fields import LIMIT
 from .service import Service, Taken
 from .settings import check
@@ -278,6 +278,10 @@ class AzureML(Base):
     def check(self) -> Iterator[Finding]:
         """Credentials, workspace, compute, datastore, the right to list jobs, the quota: each by a call."""
         return doctor.findings(self._service, self._store, self.settings)
+
+    def prune(self, before: float, dry: bool) -> Iterator[str]:
+        """Archives jobs that ended before. Files in the datastore stay."""
+        return archive.archive(self._service, before, dry)
 
 
 def _there(package: str) -> bool:

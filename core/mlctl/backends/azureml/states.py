@@ -10,7 +10,7 @@ from typing import Any
 from mlctl.errors import MlctlError
 from mlctl.runs import Reason, Run, State, Status
 
-__all__ = ["LIVE", "TERMINAL", "failure", "seconds", "state_of", "status_of"]
+__all__ = ["LIVE", "TERMINAL", "failure", "seconds", "state_of", "status_of", "time_of"]
 
 LIVE: Mapping[str, State] = {
     "NotStarted": State.QUEUED,
@@ -67,7 +67,7 @@ def failure(status: Status, details: Mapping[str, Any], limit: float) -> Status:
     error = (details.get("error") or {}).get("error") or {}
     said = " ".join(str(error.get("message") or "").split())
     text = " ".join([*_codes(error), said])
-    started, finished = _time(details.get("startTimeUtc")), _time(details.get("endTimeUtc"))
+    started, finished = time_of(details.get("startTimeUtc")), time_of(details.get("endTimeUtc"))
     known: dict[str, Any] = {"started": started, "finished": finished, "link": status.link}
     if status.state is State.CANCELLED:
         late = bool(limit and started and finished and (finished - started).total_seconds() >= limit)
@@ -95,7 +95,7 @@ def _codes(error: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _time(value: Any) -> datetime | None:
+def time_of(value: Any) -> datetime | None:
     """ISO 8601 with any number of digits of a second, which Python before 3.11 doesn't read."""
     match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?", str(value or ""))
     if not match:
