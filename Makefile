@@ -1,7 +1,7 @@
 # Everything sets itself up: Python 3.10 or newer, make and git are enough. PYTHON=python3.12 chooses another one.
 BIN := .venv/bin
 ORCHESTRATORS := airflow jenkins prefect kfp
-SUITES := $(ORCHESTRATORS:%=test-%) test-platforms test-core test-installs test-images
+SUITES := $(ORCHESTRATORS:%=test-%) test-managed test-containers test-core test-installs test-images
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
@@ -24,9 +24,9 @@ services: core           ## what tests of platforms need: a Docker engine, a Kub
 	@python tools/services $(ARGS)
 
 .PHONY: test test-core orchestrators lint
-test: dev                ## every test there is, two suites at a time; at the end the tables of what each orchestrator keeps
+test: dev                ## every test there is, three suites at a time; at the end the tables of what each orchestrator keeps
 	@tools/env.sh platforms  # which the orchestrators' suites start the stand-ins in
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync $(SUITES)
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync $(SUITES)
 	@python tests/behaviour.py
 	@python tests/matrix.py
 
@@ -38,6 +38,14 @@ test-installs: dev       # each extra, installed afresh with the newest versions
 
 test-images: dev         # builds, with a Docker engine and a registry of their own
 	@pytest tests/images $(ARGS)
+
+test-managed: dev        # the half of test-platforms that runs on stand-ins
+	@tools/env.sh platforms
+	@.envs/platforms/bin/python -m pytest tests/platforms --ignore tests/platforms/docker --ignore tests/platforms/kubernetes $(ARGS)
+
+test-containers: dev     # the other half: a real dockerd, a real Kubernetes server
+	@tools/env.sh platforms
+	@.envs/platforms/bin/python -m pytest tests/platforms/docker tests/platforms/kubernetes $(ARGS)
 
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment
 
