@@ -43,9 +43,10 @@ test-managed: dev        # the half of test-platforms that runs on stand-ins
 	@tools/env.sh platforms
 	@.envs/platforms/bin/python -m pytest tests/platforms --ignore tests/platforms/docker --ignore tests/platforms/kubernetes $(ARGS)
 
-test-containers: dev     # the other half: a real dockerd, a real Kubernetes server
+test-containers: dev     # the other half: a real dockerd, a real Kubernetes server; a process each, as each ends and starts engines
 	@tools/env.sh platforms
-	@.envs/platforms/bin/python -m pytest tests/platforms/docker tests/platforms/kubernetes $(ARGS)
+	@.envs/platforms/bin/python -m pytest tests/platforms/docker $(ARGS)
+	@.envs/platforms/bin/python -m pytest tests/platforms/kubernetes $(ARGS)
 
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment
 
