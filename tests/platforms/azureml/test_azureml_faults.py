@@ -452,7 +452,7 @@ def test_nothing_that_grants_access_is_said(idle: StandIn, home: Path) -> None:
 
 
 def test_times_are_utc(idle: StandIn, home: Path) -> None:
-    from mlctl.backends.azureml.states import _time, seconds
+    from mlctl.backends.azureml.states import seconds, time_of
 
-    assert _time("2026-01-02T03:04:05.1234567Z") == datetime(2026, 1, 2, 3, 4, 5, 123456, timezone.utc)
+    assert time_of("2026-01-02T03:04:05.1234567Z") == datetime(2026, 1, 2, 3, 4, 5, 123456, timezone.utc)
     assert [seconds(text) for text in ("PT90S", "PT1H30M", "P1DT2S", "x", None)] == [90, 5400, 86402, 0, 0]
