@@ -14,7 +14,7 @@ from .command import fill, text_of, variable
 from .job import Job
 from .runs import Metric
 
-__all__ = ["METRIC", "Places", "argv", "environment", "metrics", "variable"]
+__all__ = ["METRIC", "Places", "argv", "environment", "metrics", "torchrun", "variable"]
 
 
 METRIC = "mlctl.metric "
@@ -54,6 +54,17 @@ def environment(job: Job, places: Places, run: str, escape: Callable[[str], str]
         **{f"MLCTL_INPUT_{variable(name)}": path for name, path in places.inputs.items()},
         **{f"MLCTL_OUTPUT_{variable(name)}": path for name, path in places.outputs.items()},
     }
+
+
+def torchrun(nodes: int, processes: int, rank: str, master: str, port: int | str) -> str:
+    """A line of a launch script that has torchrun start the job's words, `processes` on each of `nodes`; `rank` is the node's own.
+
+    `rank`, `master` and `port` are as a shell reads them, quoted where they need it.
+    """
+    return (
+        f"set -- torchrun --nnodes={nodes} --nproc-per-node={processes} --node-rank={rank} "
+        f'--master-addr={master} --master-port={port} --no-python "$@"'
+    )
 
 
 def metrics(lines: Iterable[str]) -> tuple[Metric, ...]:

@@ -12,12 +12,12 @@ import pytest
 from azureml_harness import STORE, settings
 from azureml_standin import GROUP, SUBSCRIPTION, WORKSPACE, Job, StandIn
 
+from example_jobs import JOBS, run_all
 from mlctl import backend, jobfile, lifecycle
 from mlctl.backend import Backend, Settings
 from mlctl.backends.azureml import AzureML
-from mlctl.runs import Key, Reason, Result, Run, State, Status
+from mlctl.runs import Key, Reason, Run, State, Status
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "01-local" / "jobs"
 PATIENCE = 300.0
 
 
@@ -40,29 +40,11 @@ def made(standin: StandIn, tmp_path: Path) -> AzureML:
     return AzureML(Settings("prod", settings(standin), tmp_path / "home"))
 
 
-def run_all(made: Backend, folder: Path) -> dict[str, Result]:
-    """Process, train, batch inference, each fed with what the one before it left."""
-    done: dict[str, Result] = {}
-    for kind, feeds in (
-        ("process", {}),
-        ("train", {"data": "process"}),
-        ("batch-inference", {"data": "process", "model": "train"}),
-    ):
-        inputs = {name: done[source].outputs[name] for name, source in feeds.items()}
-        job = jobfile.load(EXAMPLE / f"{kind}.yaml", inputs=inputs)
-        key = Key(f"example-{made.name}-{folder}", job.name)
-        run = lifecycle.Execution(job, made, made.settings, key).start().run  # type: ignore[attr-defined]
-        status, log = ended(made, run)
-        assert status.state is State.SUCCEEDED, (status, log)
-        done[kind] = made.result(run)
-    return done
-
-
 @pytest.mark.slow
 def test_metrics_are_those_of_this_machine(made: AzureML, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{EXAMPLE.parents[2] / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{JOBS.parents[2] / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}")
     here = backend.load("local", Settings("laptop", {}, tmp_path / "local"))
-    local, there = run_all(here, tmp_path), run_all(made, tmp_path)
+    local, there = run_all(here), run_all(made)
     assert local["train"].metrics
     for kind, result in local.items():
         assert there[kind].metrics == result.metrics

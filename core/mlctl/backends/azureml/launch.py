@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from shlex import quote
 
+from mlctl import contract
+
 __all__ = ["UNBUILT", "Launch", "script"]
 
 UNBUILT = "mlctl: the requirements could not be installed"
@@ -86,10 +88,8 @@ def script(launch: Launch) -> str:
     lines.append(f"set -- {' '.join(quote(word) for word in launch.argv)}")
     if launch.torchrun:
         nodes, processes = launch.torchrun
-        lines.append(
-            f'set -- torchrun --nnodes={nodes} --nproc-per-node={processes} --node-rank="${{NODE_RANK:-0}}" '
-            '--master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="${MASTER_PORT:-29500}" --no-python "$@"'
-        )
+        master, port = '"${MASTER_ADDR:-127.0.0.1}"', '"${MASTER_PORT:-29500}"'
+        lines.append(contract.torchrun(nodes, processes, '"${NODE_RANK:-0}"', master, port))
     lines += [
         "set +e",
         '"$@" </dev/null &',

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from shlex import quote
 
+from mlctl import contract
+
 __all__ = ["FILES", "METRICS", "PORT", "RERUN", "ROOT", "UID_VARIABLE", "UNBUILT", "UNSAVED", "Launch", "script"]
 
 ROOT = "/mlctl"
@@ -119,8 +121,5 @@ def _distributed(launch: Launch) -> list[str]:
     if kind == "env":
         lines.append(f"export RANK=$NODE_RANK WORLD_SIZE={launch.nodes}")
     elif kind == "torchrun":
-        lines.append(
-            f'set -- torchrun --nnodes={launch.nodes} --nproc-per-node={processes} --node-rank="$NODE_RANK" '
-            f'--master-addr={launch.master} --master-port={PORT} --no-python "$@"'
-        )
+        lines.append(contract.torchrun(launch.nodes, processes, '"$NODE_RANK"', launch.master, PORT))
     return lines

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from shlex import quote
 
+from mlctl import contract
+
 __all__ = ["ROOT", "UNBUILT", "Launch", "script"]
 
 ROOT = "/opt/ml"
@@ -96,8 +98,5 @@ def _distributed(launch: Launch) -> list[str]:
     if kind == "env":
         lines.append(f"export RANK=$NODE_RANK WORLD_SIZE={launch.nodes}")
     elif kind == "torchrun":
-        lines.append(
-            f'set -- torchrun --nnodes={launch.nodes} --nproc-per-node={processes} --node-rank="$NODE_RANK" '
-            f'--master-addr=algo-1 --master-port={_PORT} --no-python "$@"'
-        )
+        lines.append(contract.torchrun(launch.nodes, processes, '"$NODE_RANK"', "algo-1", _PORT))
     return lines
