@@ -149,8 +149,8 @@ class Docker(Base):
         return record
 
     def _look(self, run: Run, closely: bool = False) -> Status:
-        """The status that a container's record tells and, where it isn't running, the marks in it. These are ten times as dear:
-        whether a container that runs was asked to stop is looked for only `closely`."""
+        """The status that a container's record tells and, where it isn't running, the marks in it. To read these is dear:
+        whether a container that runs was asked to stop is looked for only `closely`, and of a success only that it was noted."""
         record = self._record(run)
         if record["State"]["Status"] in states.LIVE:
             marks = self._marks(run, record) if closely else {}
@@ -165,6 +165,8 @@ class Docker(Base):
             record = self._record(run)
             if record["State"]["Status"] in states.LIVE:
                 return states.status_of(record, {})
+        if record["State"].get("ExitCode") == 0 and self._engine.has(record["Id"], entry.SUCCESS):
+            return states.status_of(record, {Path(entry.SUCCESS).name: b""})
         return states.status_of(record, self._marks(run, record), now)
 
     def _marks(self, run: Run, record: Mapping[str, Any]) -> dict[str, bytes]:

@@ -175,6 +175,15 @@ class Engine:
                 member.name.rpartition("/")[2]: stream.read() for member in tar if (stream := tar.extractfile(member))
             }
 
+    def has(self, container: str, path: str) -> bool:
+        """Whether a container has that file or folder. An eighth of what reading it costs."""
+        with self._asked() as api:
+            url = f"{api.base_url}/v{api.api_version}/containers/{container}/archive"
+            answer = api.head(url, params={"path": path}, timeout=QUICK)
+            if answer.status_code != 404:
+                answer.raise_for_status()
+            return bool(answer.status_code != 404)
+
     def frames(self, container: str, since: int) -> Iterator[tuple[int, bytes]]:
         """The log from the second `since` on, message by message as it was written: 1 for stdout or 2 for stderr, and the
         message after its time. The SDK's own way forgets which of the two it was, and a long line comes in several."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from shlex import quote
 
-__all__ = ["CODE", "INPUTS", "METRICS", "OUTPUTS", "PARAMS", "RUN", "SHARED", "STATE", "script"]
+__all__ = ["CODE", "INPUTS", "METRICS", "OUTPUTS", "PARAMS", "RUN", "SHARED", "STATE", "SUCCESS", "script"]
 
 CODE = "/mlctl/code"
 INPUTS = "/mlctl/inputs"
@@ -23,6 +23,7 @@ OUTPUTS = "/mlctl/outputs"
 SHARED = "/mlctl/shared"
 RUN = "/mlctl/run"
 STATE = f"{RUN}/state"
+SUCCESS = f"{STATE}/exit.0"
 PARAMS = f"{RUN}/params.json"
 METRICS = f"{RUN}/metrics/metrics.jsonl"
 
