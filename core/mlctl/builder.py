@@ -56,12 +56,12 @@ class Docker:
         InvalidJob where the build fails; Unavailable, Unauthorized; Interrupted.
         """
         name = image.reference
-        if push:
-            if not rebuild and self.remote(name):
-                return "found"
-        elif not rebuild and (self.local(name) or ("/" in name and self.remote(name))):
+        if push and not rebuild and self.remote(name):
             return "found"
-        if rebuild or not self.local(name):
+        here = not rebuild and self.local(name)
+        if not push and (here or (not rebuild and "/" in name and self.remote(name))):
+            return "found"
+        if not here:
             self.build(image, package, rebuild)
         if push:
             self.push(name)
