@@ -15,6 +15,7 @@ from airflow.providers.standard.triggers.file import FileTrigger
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.triggers.base import TriggerEvent
 
+from mlctl import backend
 from mlctl_airflow.triggers import RunTrigger
 
 _notes = -1
@@ -45,20 +46,24 @@ class Noted:
 class Run(Noted, RunTrigger):
     @property
     def waits_for(self) -> str:  # type: ignore[override]
-        return str(self.kwargs["run"])
+        return str(self.url)
 
-    def _backend(self) -> Any:
-        made = super()._backend()
-        ask = made.status
 
-        def status(runs: Sequence[Any]) -> Any:
-            begin = time.time_ns()
-            answer = ask(runs)
-            note("status", len(runs), begin, time.time_ns() - begin)
-            return answer
+def load(name: str, settings: Any) -> Any:
+    made = _load(name, settings)
+    ask = made.status
 
-        made.status = status
-        return made
+    def status(runs: Sequence[Any]) -> Any:
+        begin = time.time_ns()
+        answer = ask(runs)
+        note("status", len(runs), begin, time.time_ns() - begin)
+        return answer
+
+    made.status = status
+    return made
+
+
+_load, backend.load = backend.load, load
 
 
 class File(Noted, FileTrigger):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,31 @@ def test_on_kill_cancels_its_own_run(runs: list[mlctl.RunHandle], project: Path)
         run.wait(20)
 
 
+def test_on_kill_is_not_torn(runs: list[mlctl.RunHandle], project: Path) -> None:
+    """Airflow cancels a trigger that it stops again each second, and its `on_kill` with it: the run ends all the same."""
+
+    async def torn() -> None:
+        ending = asyncio.create_task(trigger(runs[0]).on_kill())
+        await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait([ending])
+        assert ending.cancelled()
+        deadline = time.monotonic() + 60
+        while not runs[0].status().state.terminal and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
+    asyncio.run(torn())
+    assert [run.status().state for run in runs[:2]] == [State.CANCELLED, State.RUNNING]
+    (project.parent / "gate").touch()
+    for run in runs[1:]:
+        run.wait(20)
+
+
 def test_deadline_and_lost_run(runs: list[mlctl.RunHandle], project: Path) -> None:
     """The deadline ends the wait; so does a run that the platform doesn't know."""
     assert asyncio.run(event(trigger(runs[0], deadline=0.0)))["late"]
     lost = trigger(runs[0])
-    lost.kwargs["run"] = runs[0].url.removesuffix("-0") + "-7"
+    lost.url = runs[0].url.removesuffix("-0") + "-7"
     assert "-7" in asyncio.run(event(lost))["error"]
     (project.parent / "gate").touch()
     for run in runs:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlctl.runs import Stamp
 
 _KEPT = "mlctl_target"
+_RUN = "mlctl_run"
 
 
 def key_of(context: Context) -> str:
@@ -68,3 +69,19 @@ def state_of(ti: Any) -> str | None:
 def wanted(context: Context) -> bool:
     """Whether Airflow still holds this try for running: False once a user failed, cleared or finished it by hand."""
     return state_of(context["ti"]) == "running"
+
+
+def keep_run(context: Context, run: str) -> None:
+    """Has this Airflow remember, up to the task's next clear, the run that the task waits for: see `given_up`."""
+    context["ti"].xcom_push(_RUN, run)
+
+
+def given_up(ti: Any, run: str) -> bool:
+    """Whether a user acted on the deferred task instance that waits for `run`: it isn't deferred any more, or it is again,
+    after a clear, and waits for another."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    if state_of(ti) != "deferred":
+        return True
+    kept = XCom.get_one(key=_RUN, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index)
+    return kept not in (None, run)

@@ -227,6 +227,7 @@ class MlctlOperator(BaseOperator):
         drive = Drive(execution, self.log, patience=0 if self.deferrable else None, **found)
         outcome = self._waited(context, drive)
         if outcome.status is None:
+            identity.keep_run(context, str(outcome.run))
             raise Deferral.of(execution, outcome, self._conn_id, deadline).begin(self.log_interval, drive.cursor)
         if outcome.status.state is not State.SUCCEEDED:
             raise drive.failed(outcome)

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from mlctl.watch import Poller
 
 _CANCEL_SECONDS = 20.0  # Airflow gives on_kill 30
-_ASK_SECONDS = 60.0  # the first question makes Airflow ready the API that answers it
+_MOMENT = 1.0  # seconds in which the event loop of a triggerer that stops is gone
+_ASK_SECONDS = 600.0  # thousands of tasks may be asked about at once, one after another
 
-_pollers: dict[str, Poller] = {}
-_making = threading.Lock()
-_waiting: Counter[tuple[str, Run]] = Counter()
+_targets: dict[str, _Target] = {}
+_under_way: set[asyncio.Task[None]] = set()
 
 
 class RunTrigger(BaseTrigger):
@@ -49,20 +49,16 @@ class RunTrigger(BaseTrigger):
         cursor: str = "",
     ) -> None:
         super().__init__()
-        self.kwargs: dict[str, Any] = {
-            "run": run,
-            "target": target,
-            "settings": dict(settings),
-            "home": home,
-            "conn_id": conn_id,
-            "deadline": deadline,
-            "log_interval": log_interval,
-            "cursor": cursor,
-        }
+        self.url = run
+        self.deadline = deadline
+        self.log_interval = log_interval
+        self.cursor = cursor
+        self._target = _Target.of(target=target, settings=dict(settings), home=home, conn_id=conn_id)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """As Airflow keeps it."""
-        return f"{type(self).__module__}.{type(self).__qualname__}", self.kwargs
+        own = {"deadline": self.deadline, "log_interval": self.log_interval, "cursor": self.cursor}
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"run": self.url, **self._target.given, **own}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """One event: `error` is a text where the run can't be watched; `late` says that the deadline came first."""
@@ -72,104 +68,138 @@ class RunTrigger(BaseTrigger):
         try:
             late = not await self._ended()
         except asyncio.CancelledError:
-            if not hasattr(BaseTrigger, "on_kill") and await self._given_up():
-                await self.on_kill()
+            if not hasattr(BaseTrigger, "on_kill"):
+                asyncio.get_running_loop().call_later(_MOMENT, lambda: _begun(self._cancel_if_given_up()))
             raise
         except MlctlError as reason:
             error = str(reason)
         except Exception as reason:  # the wait must end, whatever broke; the worker fails the task with this text
             error = f"{type(reason).__name__}: {reason}"
-        yield TriggerEvent({"error": error, "late": late, "cursor": self.kwargs["cursor"]})
+        yield TriggerEvent({"error": error, "late": late, "cursor": self.cursor})
 
     async def on_kill(self) -> None:
         """Cancels this trigger's own run: called where a user acts on the deferred task, by Airflow 3.3 and later."""
+        await asyncio.shield(_begun(self._cancel()))
+
+    async def _cancel(self) -> None:
         from mlctl import lifecycle
         from mlctl.runs import Run
 
-        poller = await self._poller()
-        await asyncio.to_thread(lifecycle.cancel, poller.backend, Run.parse(self.kwargs["run"]), _CANCEL_SECONDS)
+        poller = await self._target.poller(Run.parse(self.url))
+        await asyncio.to_thread(lifecycle.cancel, poller.backend, Run.parse(self.url), _CANCEL_SECONDS)
 
-    async def _given_up(self) -> bool:
-        """Whether a user acted on the task: before 3.3 its triggers are stopped for that as they are for the triggerer's
-        own stop, and only the task's state tells. False where Airflow doesn't answer: the run goes on."""
+    async def _cancel_if_given_up(self) -> None:
+        """Before 3.3 a trigger is stopped where a user acts on its task as it is where the triggerer stops, and only what
+        Airflow holds of the task tells. Where it doesn't answer, the run goes on."""
         from asgiref.sync import sync_to_async
 
         from . import identity
 
-        asked = asyncio.ensure_future(sync_to_async(identity.state_of)(self.task_instance))
-        done, _ = await asyncio.wait([asked], timeout=_ASK_SECONDS)  # not cancelled: others share its connection
-        reason = asked.exception() if done else f"no answer in {_ASK_SECONDS:g} s"
-        if reason:
-            self.log.error("the run may go on: Airflow can't be asked what became of the task: %s", reason)
-            return False
-        return asked.result() != "deferred"
+        asked = asyncio.ensure_future(sync_to_async(identity.given_up)(self.task_instance, self.url))
+        try:
+            done, _ = await asyncio.wait([asked], timeout=_ASK_SECONDS)  # not cancelled: others share its connection
+            if not done:
+                raise TimeoutError(f"no answer in {_ASK_SECONDS:g} s")
+            if asked.result():
+                await self._cancel()
+        except Exception as reason:
+            self.log.error("%s may go on: its task's trigger was stopped, and then: %s", self.url, reason)
 
     async def _ended(self) -> bool:
         """True once the run has ended; False where the deadline came first."""
         from mlctl.runs import Run
 
-        poller, run, deadline = await self._poller(), Run.parse(self.kwargs["run"]), self.kwargs["deadline"]
-        known = (self._group(), run)
-        _waiting[known] += 1
-        future = asyncio.wrap_future(poller.watch(run))
+        run, loop = Run.parse(self.url), asyncio.get_running_loop()
+        poller, watching = await self._target.poller(run), self._target.watching
+        watching[run] += 1
         try:
+            ended = poller.watch(run)
+            ended.add_done_callback(lambda _: loop.call_soon_threadsafe(self._wake))
             while True:
-                pauses = [self.kwargs["log_interval"], None if deadline is None else max(0.0, deadline - time.time())]
-                done, _ = await asyncio.wait(
-                    [future], timeout=min((one for one in pauses if one is not None), default=None)
-                )
-                if done:
-                    future.result()  # raises what can't be watched
+                self._woken = loop.create_future()  # asyncio's own ways to wait for two things take 2 KB more a trigger
+                if not ended.done():
+                    await self._pause(loop)
+                if ended.done():
+                    ended.result()  # raises what can't be watched
                     return True
-                if deadline is not None and time.time() >= deadline:
+                if self.deadline is not None and time.time() >= self.deadline:
                     return False
                 await self._show(poller, run)
         finally:
-            _waiting[known] -= 1
-            if not _waiting[known]:  # two tasks with one key may wait for the same run
-                del _waiting[known]
+            watching[run] -= 1
+            if not watching[run]:  # two tasks with one key may wait for the same run
+                del watching[run]
                 poller.forget(run)
+
+    async def _pause(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Until it is woken, the log is due or the deadline has come."""
+        pauses = [self.log_interval, None if self.deadline is None else max(0.0, self.deadline - time.time())]
+        pause = min((one for one in pauses if one is not None), default=None)
+        timer = None if pause is None else loop.call_later(pause, self._wake)
+        try:
+            await self._woken
+        finally:
+            if timer:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)
 
     async def _show(self, poller: Poller, run: Run) -> None:
         """The log's new lines, into the task's log. A log that can't be read now is read later."""
         from mlctl.errors import MlctlError
 
         try:
-            logs = await asyncio.to_thread(poller.backend.logs, run, self.kwargs["cursor"])
+            logs = await asyncio.to_thread(poller.backend.logs, run, self.cursor)
         except MlctlError as reason:
             self.log.warning("%s", reason)
             return
         for line in logs.lines:
             self.log.info("%s", line)
-        self.kwargs["cursor"] = logs.cursor
+        self.cursor = logs.cursor
 
-    def _group(self) -> str:
-        return json.dumps([self.kwargs[name] for name in ("target", "settings", "home", "conn_id")], sort_keys=True)
 
-    async def _poller(self) -> Poller:
-        """The poller of this target, one for the whole process."""
-        group = self._group()
-        if group not in _pollers:
-            if conn_id := self.kwargs["conn_id"]:
-                from airflow.sdk import BaseHook
+class _Target:
+    """What the triggers of one target share in this process: the words that make its backend, and one poller."""
 
-                from . import connections
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given = given
+        self.watching: Counter[Run] = Counter()
+        self._poller: Poller | None = None
+        self._making = threading.Lock()
 
-                connections.lend(await BaseHook.aget_connection(conn_id))
-            await asyncio.to_thread(self._make, group)
-        return _pollers[group]
+    @classmethod
+    def of(cls, **given: Any) -> _Target:
+        """The one for these words."""
+        words = json.dumps(given, sort_keys=True)
+        return _targets.get(words) or _targets.setdefault(words, cls(given))
 
-    def _make(self, group: str) -> None:
-        """The poller, made once: a triggerer starts hundreds of triggers at a time, and an SDK takes seconds to import."""
+    async def poller(self, run: Run) -> Poller:
+        """The poller, which the first of the runs makes."""
+        if self._poller is None and (conn_id := self.given["conn_id"]):
+            from airflow.sdk import BaseHook
+
+            from . import connections
+
+            connections.lend(await BaseHook.aget_connection(conn_id))
+        return self._poller or await asyncio.to_thread(self._made, run.backend)
+
+    def _made(self, backend: str) -> Poller:
+        """Made once: a triggerer starts hundreds of triggers at a time, and an SDK takes seconds to import."""
+        from mlctl.backend import Settings, load
         from mlctl.watch import Poller
 
-        with _making:
-            if group not in _pollers:
-                _pollers[group] = Poller(self._backend())
+        with self._making:
+            if self._poller is None:
+                settings = Settings(self.given["target"], self.given["settings"], Path(self.given["home"]))
+                self._poller = Poller(load(backend, settings))
+            return self._poller
 
-    def _backend(self) -> Any:
-        from mlctl import backend
-        from mlctl.runs import Run
 
-        settings = backend.Settings(self.kwargs["target"], self.kwargs["settings"], Path(self.kwargs["home"]))
-        return backend.load(Run.parse(self.kwargs["run"]).backend, settings)
+def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """That work under way, to its end: Airflow cancels a trigger that it stops again each second, until it is gone."""
+    task = asyncio.ensure_future(work)
+    _under_way.add(task)
+    task.add_done_callback(_under_way.discard)
+    return task
