@@ -892,6 +892,32 @@ def test_nobody_waits_for_a_run_of_another_host() -> None:
         watch.until_done(ran("exit 0").backend, run)
 
 
+@pytest.mark.parametrize(
+    ("event", "state"),
+    [
+        (lambda handle, ready: Path(f"{ready}.go").touch(), State.SUCCEEDED),
+        (lambda handle, _: handle.backend.cancel(handle.run), State.CANCELLED),
+        (lambda handle, _: os.killpg(shim(handle), signal.SIGKILL), State.FAILED),
+    ],
+    ids=["ends", "is cancelled", "is killed"],
+)
+def test_what_has_not_changed_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: Callable[..., None], state: State
+) -> None:
+    """A folder is listed while it is young, then only once it has changed, or its keeper is gone."""
+    handle = running('touch "$READY"; until [ -e "$READY.go" ]; do sleep 0.01; done', tmp_path / "ready")
+    listed: list[object] = []
+    real = folder.read
+    monkeypatch.setattr(folder, "read", lambda path: listed.append(path) or real(path))
+    status = [handle.status() for _ in range(3)]
+    assert len(listed) == 3
+    os.utime(at(handle), (1e9, 1e9))
+    status += [handle.status() for _ in range(3)]
+    assert len(listed) == 4 and status == [status[0]] * 6
+    event(handle, tmp_path / "ready")
+    assert until(lambda: (now := handle.status()).state.terminal and now).state is state
+
+
 def test_an_unknown_run() -> None:
     done = ran("exit 0")
     for name, scope in (

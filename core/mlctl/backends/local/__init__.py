@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mlctl import contract
-from mlctl.backend import Base, Facts, Features, Finding
+from mlctl.backend import Base, Facts, Features, Finding, Settings
 from mlctl.errors import InvalidJob, MlctlError, RunExists, RunNotFound, Unavailable, Unsupported, one_line
 from mlctl.job import Job
 from mlctl.policy import Admitted
@@ -74,6 +74,10 @@ class Local(Base):
         loses=_LOSSES,
         proven="real",
     )  # fmt: skip
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._seen: dict[Run, folder.Seen] = {}  # what the last call for states saw
 
     @property
     def _runs(self) -> Path:
@@ -240,18 +244,21 @@ class Local(Base):
         return run
 
     def status(self, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
-        """Reads one folder's listing a run."""
+        """Reads one folder's listing a run; of one that hasn't changed since the last call only its time and its lock."""
         folder.reap()
         answer: dict[Run, Status | MlctlError] = {}
+        seen: dict[Run, folder.Seen] = {}
         for run in runs:
             try:
-                answer[run] = folder.read(self._place(run))
+                seen[run] = now = folder.see(self._place(run), self._seen.get(run))
+                answer[run] = now.status
             except FileNotFoundError:
                 answer[run] = self._not_here(run)
             except MlctlError as error:
                 answer[run] = error
             except OSError as reason:
                 answer[run] = _unavailable(self._folder(run), reason)
+        self._seen = seen
         return answer
 
     def _not_here(self, run: Run) -> MlctlError:
