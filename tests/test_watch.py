@@ -96,13 +96,15 @@ def test_each_status_is_seen_and_the_last_is_given() -> None:
 
 
 def test_pauses_grow_from_short_to_the_platforms_own() -> None:
+    """Less the time that the question took, up to half of them."""
     backend = scripted(after(20))
     until_done(backend, run())
-    assert backend.pauses[0] == watch.FIRST
-    assert backend.pauses == sorted(backend.pauses) and backend.pauses[-1] == backend.interval
-    faster = scripted(after(3))
-    until_done(faster, run(), interval=0.001)
-    assert faster.pauses == [0.001] * 3
+    paces = [min(watch.FIRST * watch.GROWTH**number, backend.interval) for number in range(20)]
+    assert paces[-1] == backend.interval
+    assert all(0.499 * pace <= pause < pace for pace, pause in zip(paces, backend.pauses, strict=True))
+    slow = scripted(lambda round_, _: time.sleep(0.01) or after(3)(round_, run()))
+    until_done(slow, run(), interval=0.001)
+    assert slow.pauses == [0.0005] * 3
 
 
 def test_an_outage_is_waited_out_however_long(caplog: pytest.LogCaptureFixture) -> None:

@@ -31,13 +31,14 @@ def rounds(
 ) -> Iterator[Mapping[Run, Status | MlctlError]]:
     """What the platform says of `runs()`, round after round, for as long as the caller goes on and there are runs.
 
-    The pause between rounds grows from 20 ms to `interval` seconds (the platform's own unless given), and beyond, to a
-    minute, while the platform is unavailable; a round without an answer is empty. No pause goes beyond `deadline`, on
-    the monotonic clock; stopping there is the caller's. Raises Unauthorized.
+    The time from round to round grows from 20 ms to `interval` seconds (the platform's own unless given), half of it at
+    least a pause; and beyond, to a minute, while the platform is unavailable; a round without an answer is empty. No pause
+    goes beyond `deadline`, on the monotonic clock; stopping there is the caller's. Raises Unauthorized.
     """
     slowest = backend.interval if interval is None else interval
     delay, failures = min(FIRST, slowest), 0
     while batch := runs():
+        began = time.monotonic()
         try:
             answer: Mapping[Run, Status | MlctlError] = backend.status(batch)
         except Unavailable as error:
@@ -49,7 +50,9 @@ def rounds(
         batch = runs()
         if not batch:
             return
-        pause = min(delay * 2**failures, max(SLOWEST, slowest)) if failures else delay
+        pause = max(delay / 2, began + delay - time.monotonic())
+        if failures:
+            pause = min(delay * 2**failures, max(SLOWEST, slowest))
         backend.pause(batch, max(0.0, min(pause, deadline - time.monotonic())))
         delay = min(delay * GROWTH, slowest)
 
