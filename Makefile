@@ -42,6 +42,8 @@ test-images: dev         # builds, with a Docker engine and a registry of their 
 test-managed: dev        # the half of test-platforms that runs on stand-ins
 	@tools/env.sh platforms
 	@.envs/platforms/bin/python -m pytest tests/platforms --ignore tests/platforms/docker --ignore tests/platforms/kubernetes $(ARGS)
+	@tools/env.sh kfp        # which can't be with the others: kfp bounds what Kubernetes' client may be
+	@.envs/kfp/bin/python -m pytest tests/platforms/kfp $(ARGS)
 
 test-containers: dev     # the other half: a real dockerd, a real Kubernetes server; a process each, as each ends and starts engines
 	@tools/env.sh platforms

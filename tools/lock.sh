@@ -17,7 +17,7 @@ compile dev --group dev
 compile airflow --extra airflow $sdks --group build --group test --group airflow-server
 compile airflow-3.1 --extra airflow $sdks --group build --group test --group airflow-server --group airflow-3.1
 compile airflow-3.2 --extra airflow $sdks --group build --group test --group airflow-server --group airflow-3.2
-compile kfp --extra kfp $sdks --group build --group test --group docker
+compile kfp --extra kfp $sdks --group build --group test --group docker --group kfp
 compile jenkins --extra jenkins $sdks --group build --group test --group jenkins-clients
 compile platforms $sdks --extra docker --extra kubernetes --group build --group test --group platforms
 compile prefect --extra prefect $sdks --group build --group test

@@ -190,6 +190,7 @@ def _files(folder: Path) -> dict[str, str]:
     [
         ("azureml", "azure.storage.blob"),
         ("databricks", "databricks.sdk"),
+        ("kfp", "kfp_server_api"),
         ("kubernetes", "kubernetes"),
         ("sagemaker", "boto3"),
     ],

@@ -14,6 +14,7 @@ from typing import Any
 
 from mlctl import api
 from mlctl.backend import Features
+from mlctl.backends.kfp.ir import Artifact, Parameter, document
 from mlctl.command import fill, placeholders
 from mlctl.contract import variable
 from mlctl.errors import Unsupported
@@ -22,7 +23,6 @@ from mlctl.policy import admit
 from mlctl.runs import Plan
 
 from . import spec
-from .spec import Artifact, Parameter
 
 __all__ = ["FEATURES", "component", "plan"]
 
@@ -104,10 +104,10 @@ def plan(job: api.JobLike, *, image: str = "") -> Plan:
         )
         raise Unsupported(str(made.fail(("secrets",), text)))
     losses = FEATURES.losses("kfp", made)
-    document = spec.document(
+    component = document(
         made.name, made.description, {"image": image, **_command(made)}, tuple(_inputs(made)), tuple(_outputs(made))
     )
-    request = {"spec": document, "resources": _resources(made)}
+    request = {"spec": component, "resources": _resources(made)}
     return admit(made, Plan(made.name, "kfp", "kfp", request, losses=losses)).plan
 
 

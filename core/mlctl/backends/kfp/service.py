@@ -1,0 +1,186 @@
+"""Calls to one API server, and what their errors mean: the one place where KFP's answers become mlctl's errors.
+
+Requests go out by kfp-server-api, the client that KFP generates from the published v2beta1 API; answers are read as they came, for
+its classes drop what they don't know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from mlctl import __version__
+from mlctl.backend import Settings
+from mlctl.errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, one_line
+
+__all__ = ["Conflict", "Missing", "Service"]
+
+PAGE = 100  # runs in an answer; each has its whole specification in it
+_TIMEOUT = (10, 60)  # seconds to connect, to read
+_SETTINGS = (("namespace", "namespace"), ("service account", "service_account"), ("experiment", "experiment"))
+"""What a refusal of KFP's is about -> the setting to change; the first that matches."""
+
+
+class Missing(MlctlError):
+    """What was asked for isn't there. Always caught: whoever asks knows what it means."""
+
+
+class Conflict(MlctlError):
+    """It is there already, or in a state that doesn't allow it. Always caught."""
+
+
+class Service:
+    """The API server of a target."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.host = str(settings.values["host"]).rstrip("/")
+        self._lock = threading.Lock()
+        self._made: Any = None
+
+    def _client(self) -> Any:
+        """The client, made once, and anew after a token was refused."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._connect()
+            return self._made
+
+    def _connect(self) -> Any:
+        import kfp_server_api as api
+
+        values = self.settings.values
+        configuration = api.Configuration(host=self.host)
+        configuration.retries = False
+        if source := values.get("token"):
+            configuration.api_key = {"authorization": self.settings.secret("token", source)}
+            configuration.api_key_prefix = {"authorization": "Bearer"}
+        if authorities := values.get("ca"):
+            path = Path(authorities).expanduser()
+            if not path.is_file():
+                raise self.settings.fail("ca", f"{path}: no such file")
+            configuration.ssl_ca_cert = str(path)
+        client = api.ApiClient(configuration)
+        client.user_agent = f"mlctl/{__version__}"
+        return client
+
+    def call(self, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
+        """One call of the API below /apis/v2beta1, its answer as it came.
+
+        Raises Missing, Conflict, Unavailable, Unauthorized, and InvalidConfig that names a setting.
+        """
+        data = self._send(method, f"/apis/v2beta1/{path}", body, query).data
+        try:
+            answer = json.loads(data or b"{}")
+        except ValueError:
+            text = f"{self.host} answers with what is no JSON: {one_line(data[:80])}"
+            mend = "name the address of the API, and a token where it asks for a login"
+            raise self.settings.fail("host", f"{text}; {mend}") from None
+        return answer if isinstance(answer, dict) else {}
+
+    def log(self, run_id: str, node: str, limit: int) -> bytes:
+        """The log of a pod from its start, or of what KFP archived of it: `limit` bytes at most.
+
+        The published API has no log; this is the address at which the server has given it since the first version, and
+        nothing else is asked of it. Raises Missing where there is none, yet or any more, and the others.
+        """
+        path = f"/apis/v1alpha1/runs/{quote(run_id, safe='')}/nodes/{quote(node, safe='')}/log"
+        answer = self._send("GET", path, None, {}, log=True)
+        try:
+            with self._translated():
+                return bytes(answer.read(limit, decode_content=True))
+        finally:
+            answer.close()
+
+    def _send(self, method: str, path: str, body: Any, query: Mapping[str, Any], log: bool = False) -> Any:
+        asked = [(name, value) for name, value in query.items() if value not in (None, "")]
+        for last in (False, True):
+            client = self._client()
+            headers = {"Accept": "application/json", "Content-Type": "application/json"}
+            from kfp_server_api.exceptions import ApiException
+
+            try:
+                with self._translated():
+                    answer = client.call_api(
+                        path, method, {}, asked, headers, body=body, post_params=[], files={}, auth_settings=["Bearer"],
+                        _return_http_data_only=True, _preload_content=False, _request_timeout=_TIMEOUT,
+                    )  # fmt: skip
+                    status = answer.status
+                    if log and status < 300:
+                        return answer
+                    content = answer.data
+            except ApiException as reason:
+                status, content = int(reason.status or 0), reason.body or b""
+            if status == 401 and not last:
+                with self._lock:  # a token that was renewed, in a file
+                    self._made = None
+                continue
+            if not 200 <= status < 300:
+                self._refused(f"{method} {path.rpartition('/apis/')[2]}", status, content, log)
+            return answer
+        raise AssertionError("unreachable")
+
+    def _at(self) -> str:
+        return f"targets.{self.settings.target}"
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        from urllib3.exceptions import HTTPError
+
+        try:
+            yield
+        except (HTTPError, OSError) as reason:
+            text = " ".join(str(reason).split())[:300]
+            raise Unavailable(f"{self._at()}: {self.host}: {text}; is host right, and reached from here?") from None
+
+    def _refused(self, what: str, status: int, body: Any, log: bool) -> NoReturn:
+        """What an answer that is an error means. A message keeps the server's own words."""
+        raw = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
+        own = False
+        try:
+            found = json.loads(raw)
+            own = log and "error_message" in found  # of what reads logs: there is no such pod, or it starts yet
+            text = str(found.get("message") or found.get("error_message") or found.get("error") or raw)
+        except (ValueError, AttributeError):
+            text = raw
+        text = f"{what}: {status}: {' '.join(text.split())[:500]}"
+        target, values = self._at(), self.settings.values
+        if 300 <= status < 400:
+            raise Unauthorized(
+                f"{text}: {self.host} leads to a login; set {target}.token, or the address of the API itself"
+            )
+        if status == 401:
+            mend = "is refused; get a new one" if values.get("token") else "is not set; set it"
+            raise Unauthorized(f"{text}; {target}.token {mend}")
+        if status == 403:
+            space = f"namespace {values['namespace']}" if values.get("namespace") else "what is there"
+            raise Unauthorized(f"{text}; the token of {target} needs the right to runs in {space}: docs/kfp.md has it")
+        if status == 404 or own:
+            raise Missing(text)
+        if status == 409:
+            raise Conflict(text)
+        if status in (408, 429) or status >= 500:
+            raise Unavailable(f"{target}: {self.host}: {text}; try again later")
+        lower = text.lower()
+        name = next((name for word, name in _SETTINGS if word in lower), "")
+        raise self.settings.fail(name, text) if name else InvalidConfig(f"{target}: {self.host} refused: {text}")
+
+    def listed(self, kind: str, **query: Any) -> Iterator[dict[str, Any]]:
+        """All runs, or experiments, that match, page by page. `where` is one predicate, `operation key value`."""
+        where = query.pop("where", None)
+        if where:
+            operation, key, value = where
+            field = "string_values" if operation == "IN" else "string_value"
+            text = {"values": list(value)} if operation == "IN" else value
+            query["filter"] = json.dumps({"predicates": [{"operation": operation, "key": key, field: text}]})
+        token = ""
+        while True:
+            page = self.call("GET", kind, page_size=PAGE, page_token=token, **query)
+            yield from page.get(kind) or []
+            token = page.get("next_page_token") or ""
+            if not token:
+                return

@@ -1,0 +1,115 @@
+"""The settings of a target, checked before anything is asked of a server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlctl.backend import Settings
+from mlctl.errors import one_line
+from mlctl.units import seconds
+
+__all__ = ["NAMES", "check", "grace", "place", "volumes"]
+
+_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+_TOLERATION = frozenset({"key", "operator", "value", "effect", "toleration_seconds"})
+
+
+def _text(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(_text(_NAME)(each) for each in value)
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(each, str) for each in (*value, *value.values()))
+
+
+def _tolerations(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, Mapping) and each.keys() <= _TOLERATION for each in value)
+
+
+def _accelerators(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(each, Mapping)
+        and each.keys() <= {"resource", "node_selector", "tolerations"}
+        and _text(r"[a-z0-9.-]+/[A-Za-z0-9._-]+")(each.get("resource"))
+        and _words(each.get("node_selector", {}))
+        and _tolerations(each.get("tolerations", []))
+        for each in value.values()
+    )
+
+
+def _volumes(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        _text(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")(name)
+        and isinstance(each, Mapping)
+        and each.keys() <= {"claim", "at"}
+        and _text(_NAME)(each.get("claim"))
+        and _text(r"(/[A-Za-z0-9._-]+)+")(each.get("at", "/x"))
+        for name, each in value.items()
+    )
+
+
+def _duration(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and bool(seconds(value))
+    except (ValueError, TypeError):
+        return False
+
+
+_ALLOWED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "host": (_text(r"https?://[^/\s?#@]+(/[^\s?#]*)?"), "the address of the API server, such as https://kfp.acme.com"),
+    "server": (_text(r"[A-Za-z0-9._:-]+"), "a name for the server, such as prod-eu"),
+    "namespace": (_text(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"), "the namespace of a profile of Kubeflow's"),
+    "experiment": (_text(r"[A-Za-z0-9][\w .-]{0,126}"), "the name of an experiment"),
+    "token": (_text(r"(env:[A-Za-z_]\w*|file:.+)"), "where a bearer token comes from, env:NAME or file:PATH"),
+    "ca": (_text(r".+"), "the path of a file with the certificates to trust"),
+    "image": (_text(r"\S+"), "an image, {python} in it standing for the job's Python, such as python:{python}-slim"),
+    "service_account": (_text(_NAME), "the name of a service account"),
+    "image_pull_secrets": (_names, "a list of names of Secrets"),
+    "node_selector": (_words, "a mapping of labels to values, each a string"),
+    "tolerations": (_tolerations, f"a list of mappings of {', '.join(sorted(_TOLERATION))}"),
+    "accelerators": (
+        _accelerators,
+        "a mapping of names to {resource: nvidia.com/gpu}, with node_selector and tolerations where they are needed",
+    ),
+    "volumes": (_volumes, "a mapping of names to {claim: NAME}, with at: /PATH"),
+    "storage": (_text(r"volume://[a-z0-9-]+(/[A-Za-z0-9._-]+)*/?"), "a folder of a volume such as volume://data/mlctl"),
+    "grace": (_duration, "a duration such as 30s"),
+}  # fmt: skip
+
+NAMES = frozenset(_ALLOWED) | {"secrets"}
+"""The settings that there are."""
+
+
+def check(settings: Settings) -> None:
+    """Raises InvalidConfig that names the first setting that is wrong or missing, and what it takes."""
+    for name, (right, expected) in _ALLOWED.items():
+        value = settings.values.get(name)
+        if value is not None and not right(value):
+            raise settings.fail(name, f"got {one_line(value)}, expected {expected}")
+        if value is None and name == "host":
+            raise settings.fail(name, f"it is not set; expected {expected}")
+
+
+def place(settings: Settings) -> tuple[str, str]:
+    """The account and the scope of a run's URL: the server, and the experiment."""
+    values = settings.values
+    account = str(values.get("server") or urlsplit(str(values["host"])).netloc)
+    return account, "/".join(filter(None, (values.get("namespace", ""), values.get("experiment", "mlctl"))))
+
+
+def grace(settings: Settings) -> int:
+    """Seconds between SIGTERM and SIGKILL."""
+    return seconds(settings.values.get("grace", "30s"))
+
+
+def volumes(settings: Settings) -> dict[str, tuple[str, str]]:
+    """The target's volumes: name -> its claim, and where the job sees it, below /mnt unless it says `at`."""
+    known = settings.values.get("volumes", {})
+    return {name: (str(each["claim"]), str(each.get("at", f"/mnt/{name}"))) for name, each in known.items()}

@@ -1,0 +1,110 @@
+"""What KFP says of a run, and what that is called here. A state that is not in these tables is an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from mlctl.errors import MlctlError
+from mlctl.runs import Reason, Run, State, Status
+
+from .launch import END
+
+__all__ = ["chosen", "end_of", "failure", "state_of", "status_of", "time_of"]
+
+STATES: Mapping[str, State] = {
+    "": State.QUEUED,  # made, and not seen yet by what runs it
+    "RUNTIME_STATE_UNSPECIFIED": State.QUEUED,
+    "PENDING": State.QUEUED,
+    "PAUSED": State.QUEUED,
+    "RUNNING": State.RUNNING,
+    "CANCELING": State.STOPPING,
+    "SUCCEEDED": State.SUCCEEDED,
+    "FAILED": State.FAILED,
+    "CANCELED": State.CANCELLED,
+}
+
+_FAILURES = (  # the first that matches what KFP says of a run whose job never told its end
+    (r"ImagePull|ErrImage|InvalidImageName|pull(ing)? image", Reason.IMAGE),
+    (r"OOMKilled|[Oo]ut of memory", Reason.OOM),
+    (r"[Ee]vict|[Pp]reempt|node (was )?(shutdown|lost|drained)", Reason.PREEMPTED),
+    (r"exceeded quota", Reason.QUOTA),
+    (r"Unschedulable|Insufficient", Reason.NO_CAPACITY),
+    (r"DeadlineExceeded|deadline", Reason.TIMEOUT),
+)
+
+
+def chosen(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of the runs of one name, the one that counts: the oldest, whoever looks."""
+    return min(runs, key=lambda run: (str(run.get("created_at", "")), str(run.get("run_id", ""))))
+
+
+def state_of(run: Run, found: Mapping[str, Any]) -> State:
+    """Raises MlctlError for a state that this version doesn't know."""
+    native = str(found.get("state") or "")
+    if native not in STATES:
+        raise MlctlError(f"{run}: KFP says {native}, which this version of mlctl doesn't know")
+    state = STATES[native]
+    history = [str(each.get("state")) for each in found.get("state_history") or []]
+    return State.CANCELLED if state is State.FAILED and "CANCELING" in history else state
+
+
+def status_of(run: Run, found: Mapping[str, Any], host: str) -> Status:
+    """What a run's record tells; of one that failed, not why."""
+    state = state_of(run, found)
+    known: dict[str, Any] = {"link": f"{host}/#/runs/details/{found.get('run_id', '')}"}
+    if state is State.RUNNING or state.terminal:
+        known["started"] = time_of(found.get("created_at"))
+    if state.terminal:
+        known["finished"] = time_of(found.get("finished_at"))
+    if state is State.CANCELLED:
+        return Status(state, Reason.CANCELLED, "cancelled", **known)
+    if state is State.SUCCEEDED:
+        return Status(state, exit_code=0, **known)
+    return Status(state, message=str(found.get("state") or "") if state is State.QUEUED else "", **known)
+
+
+def end_of(log: str) -> tuple[int, str, str] | None:
+    """The exit code, the reason and the words of the last line of a log that tells an end."""
+    found = re.findall(rf"{re.escape(END)}(\d+) (ok|error|oom|timeout|image|infra) (.*)", log)
+    return (int(found[-1][0]), found[-1][1], found[-1][2]) if found else None
+
+
+def failure(status: Status, found: Mapping[str, Any], log: str | None) -> Status:
+    """The status of a run that failed, with why: by its log, or where that has no word of it, None or other, by KFP's own."""
+    known: dict[str, Any] = {"started": status.started, "finished": status.finished, "link": status.link}
+    if end := end_of(log or ""):
+        code, reason, words = end
+        if reason != "ok":
+            return Status(
+                State.FAILED, Reason(reason), words, code if reason not in ("image", "infra") else None, **known
+            )
+        text = "the job succeeded, and what KFP does after it failed"
+        return Status(State.FAILED, Reason.INFRA, text, 0, **known)
+    said = _said(found)
+    for pattern, why in _FAILURES:
+        if re.search(pattern, said):
+            return Status(State.FAILED, why, said, **known)
+    if log is None:
+        return Status(
+            State.FAILED, Reason.ERROR, said or "failed; KFP has no log of it any more that would tell why", **known
+        )
+    return Status(State.FAILED, Reason.INFRA, said or "its pod ended before the job did", **known)
+
+
+def _said(found: Mapping[str, Any]) -> str:
+    """KFP's words about a run, its states and its tasks."""
+    places = [found, *(found.get("state_history") or []), *((found.get("run_details") or {}).get("task_details") or [])]
+    words = (str((each.get("error") or {}).get("message") or "") for each in places)
+    return "; ".join(dict.fromkeys(" ".join(each.split())[:300] for each in words if each))
+
+
+def time_of(value: Any) -> datetime | None:
+    """RFC 3339 with any number of digits of a second. KFP says the year 1970 for what hasn't happened."""
+    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z?", str(value or ""))
+    if not match or match[1].startswith("1970"):
+        return None
+    moment = datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+    return moment.replace(microsecond=int((match[2] or "0")[:6].ljust(6, "0")))
