@@ -81,18 +81,19 @@ class _Maker:
             code=job.package is not None, requirements=job.requirement_lines, saved=self.saved,
             timeout=job.timeout or 0, grace=grace(self.settings),
         )  # fmt: skip
+        text = script(launch)
         container: dict[str, Any] = {
             "image": self._image(),
             "command": ["/bin/sh", "-c", OUTER, "mlctl"],
-            "args": [base64.b64encode(script(launch).encode()).decode()],
+            "args": [base64.b64encode(text.encode()).decode()],
         }
         if resources := self._resources():
             container["resources"] = resources
         whole = len(json.dumps(container)) + self.size
         if whole > LIMIT:
-            text = f"with code and inputs of this machine the task has {whole} bytes, and KFP takes {LIMIT}"
+            said = f"with code and inputs of this machine the task has {whole} bytes, and KFP takes {LIMIT}"
             way = "build the code into an image, and put data on a volume of the target"
-            raise Unsupported(str(job.fail(("code",) if job.package else ("command",), f"{text}; {way}")))
+            raise Unsupported(str(job.fail(("code",) if job.package else ("command",), f"{said}; {way}")))
         ir = document(
             job.name,
             job.description,
@@ -107,7 +108,7 @@ class _Maker:
             "pipeline_spec": self._specification(ir),
             "service_account": str(values.get("service_account", "")),
         }
-        request = {"run": {name: each for name, each in body.items() if each}, "outputs": addresses}
+        request = {"run": {name: each for name, each in body.items() if each}, "outputs": addresses, "script": text}
         return Plan(self.name, "kfp", self.settings.target, request, tuple(self.uploads.values()), self.losses)
 
     def _specification(self, ir: dict[str, Any]) -> dict[str, Any]:
