@@ -66,7 +66,7 @@ class Runner:
             mounts.append(f"mkdir -p {at} && mount --bind {shlex.quote(str(self.claim(each['constant'])))} {at}")
         mounts.append(f"mount --bind {shlex.quote(str(own / 'tmp'))} /tmp")
         if run.stopping.is_set():
-            run.end("CANCELED")
+            run.end("FAILED")
             return
         run.state = "RUNNING"
         run.history.append("RUNNING")
@@ -80,12 +80,10 @@ class Runner:
         with contextlib.suppress(ProcessLookupError):  # whatever the container had beside its first process
             os.killpg(process.pid, signal.SIGKILL)
         run.log[:] = (own / "log").read_bytes()
-        if run.stopping.is_set():
-            run.end("CANCELED")
-        elif code:
+        if code and not run.stopping.is_set():
             run.end("FAILED", f"Error (exit code {code})")
         else:
-            run.end("SUCCEEDED")
+            run.end("FAILED" if run.stopping.is_set() else "SUCCEEDED")
 
 
 def _wait(process: subprocess.Popen[bytes], run: Run, log: Path) -> int:

@@ -93,8 +93,8 @@ class Run:
         ]  # fmt: skip
 
     def end(self, state: str, error: str = "") -> None:
-        """The run is over."""
-        self.pod_state, self.error, self.finished = state if state != "CANCELED" else "FAILED", error, _now()
+        """The run is over. The workflow of one that is terminated fails; that it was, is in the history of its states."""
+        self.pod_state, self.error, self.finished = state, error, _now()
         self.state = state
         self.history.append(state)
 
@@ -309,9 +309,10 @@ class StandIn:
         if run.state not in LIVE:
             raise Refused(400, f"Failed to terminate a run {run.run_id}. Row not found")
         run.state = "CANCELING"
+        run.history.append("CANCELING")
         run.stopping.set()
         if self._run is None:
-            run.end("CANCELED")
+            run.end("FAILED")
         return {}
 
     def _archive(self, run: Run) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def test_two_submits_at_once_leave_one_run(idle: StandIn, home: Path) -> None:
     for thread in threads:
         thread.join(120)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Run", "RunExists"]
-    assert sorted(run.state for run in idle.runs.values()) == ["CANCELED", "PENDING"]
+    assert sorted(run.state for run in idle.runs.values()) == ["FAILED", "PENDING"]
     backend = target(idle, home)
     (found,) = backend.find(execution(backend).key)
     assert found.status.state is State.QUEUED
@@ -185,8 +185,8 @@ def test_who_died_between_making_a_run_and_looking_is_cleaned_up_after(who: str,
         assert backend.status([run])[run].state is State.QUEUED  # type: ignore[union-attr]
     else:
         backend.cancel(run)
-    wanted = "CANCELED" if who == "cancel" else "PENDING"
-    assert [run.state for run in idle.runs.values()] == [wanted, "CANCELED"]
+    wanted = "FAILED" if who == "cancel" else "PENDING"
+    assert [run.state for run in idle.runs.values()] == [wanted, "FAILED"]
 
 
 def test_run_of_a_stranger_is_not_adopted(idle: StandIn, home: Path) -> None:
@@ -269,8 +269,9 @@ ENDS: dict[str, tuple[str, str, bool, Reason, int | None, str]] = {
     "image": ("", 'Back-off pulling image "nope": ErrImagePull', True, Reason.IMAGE, None, "ErrImagePull"),
     "evicted": ("step 1\n", "The node was low on resource: memory. Evicted", False, Reason.PREEMPTED, None, "Evicted"),
     "quota": ("", "pods is forbidden: exceeded quota: compute", True, Reason.QUOTA, None, "exceeded quota"),
+    "drained": ("mlctl.end 143 stopped told to stop\n", "Evicted: node drained", False, Reason.PREEMPTED, 143, "drained"),
     "killed": ("step 1\n", "", False, Reason.INFRA, None, "its pod ended before the job did"),
-    "no log": ("", "", True, Reason.ERROR, None, "no log of it any more"),
+    "no log": ("", "", True, Reason.ERROR, None, "no log of it that would tell why"),
 }  # fmt: skip
 
 
@@ -291,14 +292,28 @@ def test_why_a_run_failed(case: str, idle: StandIn, home: Path) -> None:
     assert status.link.endswith(f"/#/runs/details/{made.run_id}")
 
 
-def test_run_that_was_terminated_and_reported_as_failed_is_cancelled(idle: StandIn, home: Path) -> None:
+CANCELLED: dict[str, tuple[str, bool, str, str]] = {
+    "its states": ("FAILED", True, "", ""),
+    "its state": ("CANCELED", False, "", ""),
+    "never reported as ended": ("CANCELING", True, "", ""),
+    "its workflow's words": ("FAILED", False, "Max duration limit exceeded", ""),
+    "its job's last words": ("FAILED", False, "", "up\nmlctl.end 143 stopped told to stop\n"),
+    "its job ended well": ("FAILED", False, "", "up\nmlctl.end 0 stopped told to stop\n"),
+}
+
+
+@pytest.mark.parametrize("case", CANCELLED)
+def test_run_that_was_terminated_is_cancelled_however_kfp_calls_it(case: str, idle: StandIn, home: Path) -> None:
+    native, seen, error, log = CANCELLED[case]
     backend = target(idle, home)
     run = execution(backend).start().run
     (made,) = idle.runs.values()
-    made.history.append("CANCELING")
-    made.end("FAILED")
+    made.pod, made.log[:] = "x1-system-container-impl-7", log.encode()
+    made.history += ["CANCELING"] * seen
+    made.end(native, error)
     status = backend.status([run])[run]
-    assert (status.state, status.reason) == (State.CANCELLED, Reason.CANCELLED)  # type: ignore[union-attr]
+    assert isinstance(status, Status)
+    assert (status.state, status.reason) == (State.CANCELLED, Reason.CANCELLED)
 
 
 def test_log_that_can_not_be_had_now_is_an_error_and_no_reason(idle: StandIn, home: Path) -> None:

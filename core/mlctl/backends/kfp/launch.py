@@ -113,8 +113,8 @@ def script(launch: Launch) -> str:
 
 _RUN = (
     "ooms() { cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null | grep '^oom_kill '; }",
-    "before=$(ooms) watch= job= told= again= code=0",
-    """trap 'told=1; [ -z "$job" ] || kill -TERM "$job" 2>/dev/null || :' TERM""",
+    "before=$(ooms) watch= job= told= again= stopped= code=0",
+    """trap 'told=1 stopped=1; [ -z "$job" ] || kill -TERM "$job" 2>/dev/null || :' TERM""",
     """( environment; exec "$@" ) & job=$!""",  # a child's own: variables of the job's may be called as ours are
     '[ -z "$told" ] || kill -TERM "$job" 2>/dev/null || :',
 )
@@ -132,6 +132,7 @@ _WAIT = (
     "fi",
 )
 _ENDED = (
+    """[ -z "$stopped" ] || end "$code" stopped 'told to stop'""",
     f'[ ! -e {ROOT}/late ] || [ "$code" = 0 ] || end "$code" timeout \'ended after its timeout\'',
     '[ "$code" != 137 ] || [ "$(ooms)" = "$before" ] || end 137 oom \'out of memory\'',
     '[ "$code" = 0 ] || end "$code" error "exit code $code"',

@@ -32,8 +32,9 @@ _FAILURES = (  # the first that matches what KFP says of a run whose job never t
     (r"[Ee]vict|[Pp]reempt|node (was )?(shutdown|lost|drained)", Reason.PREEMPTED),
     (r"exceeded quota", Reason.QUOTA),
     (r"Unschedulable|Insufficient", Reason.NO_CAPACITY),
-    (r"DeadlineExceeded|deadline", Reason.TIMEOUT),
 )
+_TERMINATED = re.compile(r"\bterminated\b|[Dd]eadline|Max duration|[Ss]hutdown with strategy|Stopped with strategy")
+"""KFP terminates by a deadline of no seconds, and mlctl sets none: so a deadline in its words is that of somebody who cancelled."""
 
 
 def chosen(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -48,7 +49,9 @@ def state_of(run: Run, found: Mapping[str, Any]) -> State:
         raise MlctlError(f"{run}: KFP says {native}, which this version of mlctl doesn't know")
     state = STATES[native]
     history = [str(each.get("state")) for each in found.get("state_history") or []]
-    return State.CANCELLED if state is State.FAILED and "CANCELING" in history else state
+    if state is State.FAILED and "CANCELING" in history:  # what a terminated run's workflow ends as
+        return State.CANCELLED
+    return State.CANCELLED if state is State.STOPPING and time_of(found.get("finished_at")) else state
 
 
 def status_of(run: Run, found: Mapping[str, Any], host: str) -> Status:
@@ -68,30 +71,27 @@ def status_of(run: Run, found: Mapping[str, Any], host: str) -> Status:
 
 def end_of(log: str) -> tuple[int, str, str] | None:
     """The exit code, the reason and the words of the last line of a log that tells an end."""
-    found = re.findall(rf"{re.escape(END)}(\d+) (ok|error|oom|timeout|image|infra) (.*)", log)
+    found = re.findall(rf"{re.escape(END)}(\d+) (ok|error|oom|timeout|image|infra|stopped) (.*)", log)
     return (int(found[-1][0]), found[-1][1], found[-1][2]) if found else None
 
 
 def failure(status: Status, found: Mapping[str, Any], log: str | None) -> Status:
     """The status of a run that failed, with why: by its log, or where that has no word of it, None or other, by KFP's own."""
     known: dict[str, Any] = {"started": status.started, "finished": status.finished, "link": status.link}
-    if end := end_of(log or ""):
-        code, reason, words = end
-        if reason != "ok":
-            return Status(
-                State.FAILED, Reason(reason), words, code if reason not in ("image", "infra") else None, **known
-            )
-        text = "the job succeeded, and what KFP does after it failed"
-        return Status(State.FAILED, Reason.INFRA, text, 0, **known)
+    code, reason, words = end_of(log or "") or (None, "", "")
     said = _said(found)
-    for pattern, why in _FAILURES:
-        if re.search(pattern, said):
-            return Status(State.FAILED, why, said, **known)
-    if log is None:
-        return Status(
-            State.FAILED, Reason.ERROR, said or "failed; KFP has no log of it any more that would tell why", **known
-        )
-    return Status(State.FAILED, Reason.INFRA, said or "its pod ended before the job did", **known)
+    why = next((each for pattern, each in _FAILURES if re.search(pattern, said)), None)
+    if reason in ("", "stopped") and why is None and (reason or _TERMINATED.search(said)):
+        return Status(State.CANCELLED, Reason.CANCELLED, words or said, **known)
+    if reason in ("error", "oom", "timeout", "image", "infra"):
+        return Status(State.FAILED, Reason(reason), words, code if reason not in ("image", "infra") else None, **known)
+    if why:
+        return Status(State.FAILED, why, said, code, **known)
+    if reason == "ok":
+        said = "the job succeeded, and what KFP does after it failed"
+    elif log is None:
+        return Status(State.FAILED, Reason.ERROR, said or "failed; KFP has no log of it that would tell why", **known)
+    return Status(State.FAILED, Reason.INFRA, said or "its pod ended before the job did", code, **known)
 
 
 def _said(found: Mapping[str, Any]) -> str:
