@@ -316,6 +316,18 @@ def test_run_that_was_terminated_is_cancelled_however_kfp_calls_it(case: str, id
     assert (status.state, status.reason) == (State.CANCELLED, Reason.CANCELLED)
 
 
+def test_why_a_run_failed_is_waited_for_where_kfp_has_not_noted_its_task_yet(idle: StandIn, home: Path) -> None:
+    backend = target(idle, home)
+    run = execution(backend).start().run
+    (made,) = idle.runs.values()
+    made.end("FAILED")
+    assert "has not told of its task yet" in str(backend.status([run])[run])
+    made.finished = "2026-01-01T00:00:00Z"
+    status = backend.status([run])[run]
+    assert isinstance(status, Status)
+    assert status.reason is Reason.ERROR
+
+
 def test_log_that_can_not_be_had_now_is_an_error_and_no_reason(idle: StandIn, home: Path) -> None:
     backend = target(idle, home)
     run = execution(backend).start().run

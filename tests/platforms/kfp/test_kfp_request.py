@@ -196,6 +196,7 @@ REFUSED: dict[str, tuple[type[MlctlError], str, dict[str, Any], dict[str, Any]]]
     "accelerator": (Unsupported, "got 'H100', which targets.prod.accelerators", {"resources": {"accelerators": "H100:1"}}, {}),
     "nodes": (Unsupported, "nodes: kfp cannot honour it", {"resources": {"nodes": 2}}, {}),
     "too large": (Unsupported, "command: .*bytes, and KFP takes 100000", {"env": {"A": "a" * 80_000}}, {}),
+    "image": (InvalidJob, "image: got 'x:{{y}}', in which", {"image": "x:{{y}}"}, {}),
     "null byte": (InvalidJob, "null byte", {"env": {"A": "a\0b"}}, {}),
     "platform field": (InvalidJob, "platforms.kfp.queue: unknown field", {"platforms": {"kfp": {"queue": "x"}}}, {}),
     "secret": (InvalidConfig, "secrets.OTHER: it is not set, expected k8s-secret:", {"secrets": ["OTHER"]}, {}),

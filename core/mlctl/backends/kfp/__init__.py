@@ -271,7 +271,10 @@ class KFP(Base):
         if status.state is not State.FAILED:
             return status
         whole = self._whole(found)
-        return states.failure(status, whole, logs.whole(self._service, whole))
+        text = logs.whole(self._service, whole)
+        if text is None and states.untold(whole, datetime.now(timezone.utc)):
+            raise Unavailable(f"{run}: it failed, and KFP has not told of its task yet; ask again")
+        return states.failure(status, whole, text)
 
     def _whole(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """A run with its tasks, which a list may leave out."""

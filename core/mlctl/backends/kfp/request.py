@@ -54,6 +54,8 @@ class _Maker:
         self.size = 0
         self.copied: dict[str, str] = {}
         self.saved: dict[str, str] = {}
+        if _REPLACED.search(job.image):
+            raise job.fail(("image",), f"got {one_line(job.image)}, in which Kubernetes or KFP would replace something")
         for field in job.platforms.get("kfp", {}):
             raise job.fail(("platforms", "kfp", field), "unknown field; there are none for kfp")
 

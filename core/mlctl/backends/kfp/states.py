@@ -12,7 +12,7 @@ from mlctl.runs import Reason, Run, State, Status
 
 from .launch import END
 
-__all__ = ["chosen", "end_of", "failure", "state_of", "status_of", "time_of"]
+__all__ = ["chosen", "end_of", "failure", "state_of", "status_of", "time_of", "untold"]
 
 STATES: Mapping[str, State] = {
     "": State.QUEUED,  # made, and not seen yet by what runs it
@@ -25,6 +25,8 @@ STATES: Mapping[str, State] = {
     "FAILED": State.FAILED,
     "CANCELED": State.CANCELLED,
 }
+
+_LATE = 60  # seconds
 
 _FAILURES = (  # the first that matches what KFP says of a run whose job never told its end
     (r"ImagePull|ErrImage|InvalidImageName|pull(ing)? image", Reason.IMAGE),
@@ -59,7 +61,9 @@ def status_of(run: Run, found: Mapping[str, Any], host: str) -> Status:
     state = state_of(run, found)
     known: dict[str, Any] = {"link": f"{host}/#/runs/details/{found.get('run_id', '')}"}
     if state is State.RUNNING or state.terminal:
-        known["started"] = time_of(found.get("created_at"))
+        history = found.get("state_history") or []
+        began = next((each.get("update_time") for each in history if each.get("state") == "RUNNING"), None)
+        known["started"] = time_of(began or found.get("created_at"))
     if state.terminal:
         known["finished"] = time_of(found.get("finished_at"))
     if state is State.CANCELLED:
@@ -92,6 +96,13 @@ def failure(status: Status, found: Mapping[str, Any], log: str | None) -> Status
     elif log is None:
         return Status(State.FAILED, Reason.ERROR, said or "failed; KFP has no log of it that would tell why", **known)
     return Status(State.FAILED, Reason.INFRA, said or "its pod ended before the job did", code, **known)
+
+
+def untold(found: Mapping[str, Any], now: datetime) -> bool:
+    """Whether a run ended just now, and its tasks, which KFP notes a moment later, aren't there yet."""
+    finished = time_of(found.get("finished_at"))
+    known = (found.get("run_details") or {}).get("task_details")
+    return not known and finished is not None and 0 <= (now - finished).total_seconds() < _LATE
 
 
 def _said(found: Mapping[str, Any]) -> str:
