@@ -28,10 +28,13 @@ _VARIABLE = re.compile(r"\$\$\(|\$\(([A-Za-z_][\w.-]*)\)")
 
 
 class Runner:
-    """What becomes of the runs of one stand-in; `folder` holds the claims, and what each pod has of its own."""
+    """What becomes of the runs of one stand-in; `folder` holds the claims, and what each pod has of its own.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `python` is a virtual environment that each pod has in place of this one's: what is installed there stays.
+    """
+
+    def __init__(self, folder: Path, python: Path | None = None) -> None:
+        self.folder, self.python = folder, python
 
     def claim(self, name: str) -> Path:
         """The content of a PersistentVolumeClaim."""
@@ -52,7 +55,9 @@ class Runner:
         native = _native(run.body["pipeline_spec"], label)
         own = self.folder / "pods" / run.run_id
         (own / "tmp").mkdir(parents=True)
-        env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": "/tmp"}
+        programs = "/mnt/.python/bin" if self.python else Path(sys.executable).parent
+        env = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": "/tmp"}
+        env |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         for each in native.get("secretAsEnv", []):
             for pair in each["keyToEnv"]:
                 if (each["secretName"], pair["secretKey"]) not in standin.secrets:
@@ -61,9 +66,10 @@ class Runner:
                 env[pair["envVar"]] = standin.secrets[each["secretName"], pair["secretKey"]]
         words = [_VARIABLE.sub(lambda match: env.get(match[1], match[0]) if match[1] else "$(", word) for word in words]
         mounts = ["mount -t tmpfs none /mnt"]
-        for each in native.get("pvcMount", []):
-            at = shlex.quote(each["mountPath"])
-            mounts.append(f"mkdir -p {at} && mount --bind {shlex.quote(str(self.claim(each['constant'])))} {at}")
+        volumes = [(self.claim(each["constant"]), each["mountPath"]) for each in native.get("pvcMount", [])]
+        for source, place in [*volumes, *([(self.python, "/mnt/.python")] if self.python else [])]:
+            at = shlex.quote(place)
+            mounts.append(f"mkdir -p {at} && mount --bind {shlex.quote(str(source))} {at}")
         mounts.append(f"mount --bind {shlex.quote(str(own / 'tmp'))} /tmp")
         if run.stopping.is_set():
             run.end("FAILED")

@@ -63,8 +63,7 @@ class KFP(Base):
         proven="stand-in",
         unproven=frozenset(  # checked in the request only: the stand-in starts no images, and has no nodes
             {
-                "image", "python", "requirements", "resources.cpu", "resources.memory", "resources.accelerators",
-                "resources.shm", "labels", "tags",
+                "image", "python", "resources.cpu", "resources.memory", "resources.accelerators", "resources.shm", "labels", "tags",
             }
         ),
     )  # fmt: skip
