@@ -26,6 +26,7 @@ services: core           ## what tests of platforms need: a Docker engine, a Kub
 .PHONY: test test-core orchestrators lint
 test: dev                ## every test there is, three suites at a time; at the end the tables of what each orchestrator keeps
 	@tools/env.sh platforms  # which the orchestrators' suites start the stand-ins in
+	@tools/env.sh kfp        # which two suites use, at once
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync $(SUITES)
 	@python tests/behaviour.py
 	@python tests/matrix.py
