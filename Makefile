@@ -40,8 +40,8 @@ test-installs: dev       # each extra, installed afresh with the newest versions
 test-images: dev         # builds, with a Docker engine and a registry of their own
 	@pytest tests/images $(ARGS)
 
-test-managed: dev        # the half of test-platforms that runs on stand-ins
-	@tools/env.sh platforms
+test-managed: dev        # the half of test-platforms that runs on stand-ins; SageMaker's own local mode beside its one
+	@for name in platforms sagemaker-local; do tools/env.sh $$name; done
 	@.envs/platforms/bin/python -m pytest tests/platforms --ignore tests/platforms/docker --ignore tests/platforms/kubernetes $(ARGS)
 	@tools/env.sh kfp        # which can't be with the others: kfp bounds what Kubernetes' client may be
 	@.envs/kfp/bin/python -m pytest tests/platforms/kfp $(ARGS)

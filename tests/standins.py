@@ -6,7 +6,7 @@
 
 A platform joins by tests/platforms/NAME/NAME_served.py, whose `served(folder)` is a context manager of the two.
 
-python standins.py NAME FOLDER     # serves; says both in a line of JSON; ends when its stdin does
+python standins.py MODULE FOLDER     # serves; says both in a line of JSON; ends when its stdin does
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PYTHON = ROOT / ".envs/platforms/bin/python"
 MANAGED = tuple(name for name in ("sagemaker", "databricks", "azureml") if name in backend.names())
 """The managed platforms that this mlctl has."""
 
-_START, _END = 180, 60  # seconds
+_START, _END = 300, 60  # seconds; an image may have to be made first
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,17 @@ class Standin:
 
 
 @contextlib.contextmanager
-def running(name: str, folder: Path) -> Iterator[Standin]:
-    """The platform's stand-in, until the context ends; `folder` is its to make, and keeps its log."""
+def running(name: str, folder: Path, how: str = "served") -> Iterator[Standin]:
+    """The platform's stand-in, until the context ends; `folder` is its to make, and keeps its log. `how` is another file's
+    end, NAME_HOW.py, which serves it otherwise."""
     subprocess.run([ROOT / "tools/env.sh", "platforms"], check=True, stdout=subprocess.DEVNULL)
     folder.mkdir(parents=True)
     env = {each: value for each, value in os.environ.items() if not each.startswith(("MLCTL_", "PYTHON"))}
     log = folder / "standin.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [PYTHON, __file__, name, folder / "data"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream,
-            start_new_session=True,
+            [PYTHON, __file__, module(name, how), folder / "data"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=stream, start_new_session=True,
         )  # fmt: skip
     assert process.stdin and process.stdout
     try:
@@ -75,9 +76,9 @@ def running(name: str, folder: Path) -> Iterator[Standin]:
             process.stdout.close()
 
 
-def module(name: str) -> Path:
+def module(name: str, how: str = "served") -> Path:
     """The file by which a platform joins."""
-    return ROOT / "tests/platforms" / name / f"{name}_served.py"
+    return ROOT / "tests/platforms" / name / f"{name}_{how}.py"
 
 
 def name_accounts(file: Path, platforms: Mapping[str, Standin]) -> None:
@@ -87,13 +88,13 @@ def name_accounts(file: Path, platforms: Mapping[str, Standin]) -> None:
     file.write_text(yaml.safe_dump(whole))
 
 
-def main(name: str, folder: Path) -> None:
-    sys.path.insert(0, str(module(name).parent))
+def main(file: Path, folder: Path) -> None:
+    sys.path.insert(0, str(file.parent))
     folder.mkdir(parents=True)
-    with importlib.import_module(f"{name}_served").served(folder) as (env, target):
+    with importlib.import_module(file.stem).served(folder) as (env, target):
         print(json.dumps({"env": env, "target": target}), flush=True)
         sys.stdin.read()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

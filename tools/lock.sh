@@ -20,5 +20,6 @@ compile airflow-3.2 --extra airflow $sdks --group build --group test --group air
 compile kfp --extra kfp $sdks --group build --group test --group docker --group kfp
 compile jenkins --extra jenkins $sdks --group build --group test --group jenkins-clients
 compile platforms $sdks --extra docker --extra kubernetes --group build --group test --group platforms
+compile sagemaker-local --group build --group sagemaker-local
 compile prefect --extra prefect $sdks --group build --group test
 compile bench-airflow --extra airflow --group build --group bench-airflow

@@ -34,18 +34,56 @@ class Runner:
 
     def __call__(self, standin: StandIn, job: Job) -> None:
         try:
-            _Attempt(self.folder / job.name, self.image, standin, job).run()
+            _Process(self.folder / job.name, self.image, standin, job).run()
         except Exception as error:
             job.end("Failed", reason=f"InternalServerError: {error!r}")
 
 
-class _Attempt:
-    def __init__(self, folder: Path, image: Path, standin: StandIn, job: Job) -> None:
-        self.folder, self.image, self.standin, self.job = folder, image, standin, job
+class Attempt:
+    """A job, with what whoever runs it needs: its own folder of this machine, its logs, S3."""
+
+    def __init__(self, folder: Path, standin: StandIn, job: Job) -> None:
+        self.folder, self.job = folder, job
         self.training = job.kind == "Training"
         self.s3 = boto3.client("s3", endpoint_url=standin.url, region_name=job.region)
         self.logs = boto3.client("logs", endpoint_url=standin.url, region_name=job.region)
         self.group = f"/aws/sagemaker/{job.kind}Jobs"
+
+    def _log(self, host: str, stream: IO[bytes] | None) -> None:
+        assert stream is not None
+        name = f"{self.job.name}/{host}-{int(time.time())}"
+        for make, what in ((self.logs.create_log_group, {}), (self.logs.create_log_stream, {"logStreamName": name})):
+            with contextlib.suppress(self.logs.exceptions.ResourceAlreadyExistsException):
+                make(logGroupName=self.group, **what)
+        held: list[dict[str, Any]] = []
+        sent = 0.0
+        with stream:
+            for line in stream:
+                held.append(
+                    {"timestamp": int(time.time() * 1000), "message": line.decode("utf-8", "replace").rstrip("\n")}
+                )
+                if time.monotonic() - sent > 0.1:
+                    self._send(name, held)
+                    held, sent = [], time.monotonic()
+        self._send(name, held)
+
+    def _send(self, name: str, events: list[dict[str, Any]]) -> None:
+        events = [
+            {**event, "message": event["message"] or " "} for event in events
+        ]  # CloudWatch takes no empty message
+        for at in range(0, len(events), 5000):
+            self.logs.put_log_events(logGroupName=self.group, logStreamName=name, logEvents=events[at : at + 5000])
+
+    def _upload(self, folder: Path, address: str) -> None:
+        bucket, _, prefix = address.removeprefix("s3://").partition("/")
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            self.s3.upload_file(str(file), bucket, f"{prefix.rstrip('/')}/{file.relative_to(folder).as_posix()}")
+
+
+class _Process(Attempt):
+    def __init__(self, folder: Path, image: Path, standin: StandIn, job: Job) -> None:
+        super().__init__(folder, standin, job)
+        self.image = image
 
     def run(self) -> None:
         job, request = self.job, self.job.request
@@ -156,31 +194,6 @@ class _Attempt:
         _signal(processes, signal.SIGKILL)  # what a container would end with its first process
         return late
 
-    def _log(self, host: str, stream: IO[bytes] | None) -> None:
-        assert stream is not None
-        name = f"{self.job.name}/{host}-{int(time.time())}"
-        for make, what in ((self.logs.create_log_group, {}), (self.logs.create_log_stream, {"logStreamName": name})):
-            with contextlib.suppress(self.logs.exceptions.ResourceAlreadyExistsException):
-                make(logGroupName=self.group, **what)
-        held: list[dict[str, Any]] = []
-        sent = 0.0
-        with stream:
-            for line in stream:
-                held.append(
-                    {"timestamp": int(time.time() * 1000), "message": line.decode("utf-8", "replace").rstrip("\n")}
-                )
-                if time.monotonic() - sent > 0.1:
-                    self._send(name, held)
-                    held, sent = [], time.monotonic()
-        self._send(name, held)
-
-    def _send(self, name: str, events: list[dict[str, Any]]) -> None:
-        events = [
-            {**event, "message": event["message"] or " "} for event in events
-        ]  # CloudWatch takes no empty message
-        for at in range(0, len(events), 5000):
-            self.logs.put_log_events(logGroupName=self.group, logStreamName=name, logEvents=events[at : at + 5000])
-
     def _leave(self, hosts: list[str]) -> None:
         """What SageMaker uploads at the end."""
         request, at = self.job.request, self.folder / hosts[0]
@@ -202,11 +215,6 @@ class _Attempt:
                 self.s3.upload_file(str(packed), bucket, key)
         if checkpoint := request.get("CheckpointConfig"):
             self._upload(self._inside(checkpoint["LocalPath"], at), checkpoint["S3Uri"])
-
-    def _upload(self, folder: Path, address: str) -> None:
-        bucket, _, prefix = address.removeprefix("s3://").partition("/")
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            self.s3.upload_file(str(file), bucket, f"{prefix.rstrip('/')}/{file.relative_to(folder).as_posix()}")
 
     def _said(self) -> str:
         path = self.folder / "algo-1" / "output" / ("failure" if self.training else "message")
