@@ -1,4 +1,4 @@
-"""Measuring by turns, medians, ratios, and how they are shown and kept: what bench/run.py and bench/orchestrators.py share.
+"""Measuring by turns, medians, ratios, and how they are shown and kept: what the benchmarks share.
 
 A figure's name ends in its unit. Nothing is asserted.
 """
@@ -98,6 +98,22 @@ def show(title: str, table: Table) -> None:
 def report(results: Mapping[str, object], tables: Mapping[str, Table]) -> dict[str, object]:
     """What a file of results holds: the facts, the figures, the ratios."""
     return {**results, "figures": tables, "ratios": {title: ratios(table) for title, table in tables.items()}}
+
+
+def run_all(
+    path: Path, versions: Mapping[str, str], benchmarks: Mapping[str, Callable[[], Table]], whole: bool
+) -> None:
+    """Runs each benchmark, shows its table as it comes, and writes `path` where all were run in full."""
+    results = about(versions)
+    print(json.dumps(results), "\nmedian, times the first row's [min, max]\n", flush=True)
+    tables = {}
+    for title, benchmark in benchmarks.items():
+        tables[title] = benchmark()
+        show(title, tables[title])
+    if whole:
+        keep(path, report(results, tables))
+    else:
+        print(f"{path.relative_to(ROOT)} is left as it was: it holds a whole run, without --quick or --only")
 
 
 def keep(path: Path, results: Mapping[str, object]) -> None:

@@ -1,6 +1,6 @@
 """What waiting for runs on managed platforms costs, beside one question for each run, as Airflow's own operators ask.
 
-    python bench/platforms.py [--quick] [--only sagemaker|databricks]...
+    python bench/platforms.py [--quick] [--only sagemaker|databricks|azureml]...
 
 Run by the interpreter that has mlctl and the platforms' stand-ins: see `make bench-platforms`. The stand-in, and each of
 those who wait, has a process of its own; calls are counted by the stand-in. Nothing is asserted. The figures go to the
@@ -21,13 +21,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
-from measure import ROOT, Sample, Table, about, keep, report, scratch, show, take_turns
+from measure import ROOT, Sample, Table, run_all, scratch, take_turns
 
 RESULTS = ROOT / "bench" / "platforms.json"
 DRIVER = ROOT / "bench" / "drivers" / "waiting.py"
-PLATFORMS = ("sagemaker", "databricks")
+PLATFORMS = ("sagemaker", "databricks", "azureml")
 WHO = {"mlctl": "mlctl", "each": "one question a run"}
-ROUNDS_A_MINUTE = 60 / 15  # 15 s is the interval of both platforms here; Airflow's operators ask every 30 s unless told
+ROUNDS_A_MINUTE = 60 / 15  # 15 s is the interval of all of them here; Airflow's operators ask every 30 s unless told
 FULL = {1: 10, 100: 3, 1_000: 1, 5_000: 1}  # runs -> rounds
 QUICK = {1: 3, 100: 1}
 
@@ -75,11 +75,9 @@ def driver(folder: Path, *words: str, **variables: str) -> Iterator[Driver]:
 
 def waiting(platform: str, runs: int, rounds: int) -> Table:
     """`runs` runs that go on: for each round of questions, the calls that arrived, and the CPU of who waits."""
-    keys = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "none"}
     with scratch() as folder, ExitStack() as started:
-        server = started.enter_context(driver(folder, "serve", platform, str(runs), **keys))
-        url = server.line()
-        env = {**keys, "AWS_ENDPOINT_URL": url, "DATABRICKS_TOKEN": "dapi-test"}
+        server = started.enter_context(driver(folder, "serve", platform, str(runs)))
+        url, env = json.loads(server.line())
         asking = {
             who: started.enter_context(driver(folder, "ask", platform, str(runs), who, url, **env)) for who in WHO
         }
@@ -106,18 +104,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few runs, to see that it works; no platforms.json")
     parser.add_argument("--only", action="append", choices=PLATFORMS, help="this one; repeatable; no platforms.json")
     options = parser.parse_args()
-    results = about({name: version(name) for name in ("mlctl", "boto3", "databricks-sdk")})
-    print(json.dumps(results), "\nmedian, times the first row's [min, max]\n", flush=True)
-    tables: dict[str, Table] = {}
-    for platform in options.only or PLATFORMS:
-        for runs, rounds in (QUICK if options.quick else FULL).items():
-            title = f"{platform}, {runs:,} runs"
-            tables[title] = waiting(platform, runs, rounds)
-            show(title, tables[title])
-    if options.quick or options.only:
-        print(f"{RESULTS.relative_to(ROOT)} is left as it was: it holds a whole run, without --quick or --only")
-        return
-    keep(RESULTS, report(results, tables))
+    rows = {
+        f"{platform}, {runs:,} runs": partial(waiting, platform, runs, rounds)
+        for platform in options.only or PLATFORMS
+        for runs, rounds in (QUICK if options.quick else FULL).items()
+    }
+    versions = {name: version(name) for name in ("mlctl", "boto3", "databricks-sdk", "azure-core")}
+    run_all(RESULTS, versions, rows, whole=not (options.quick or options.only))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from measure import ROOT, Sample, Table, about, installed, keep, report, scratch, show, take_turns
+from measure import ROOT, Sample, Table, installed, run_all, scratch, take_turns
 
 LOCK = ROOT / "locks" / "bench-peers.txt"
 RESULTS = ROOT / "bench" / "results.json"
@@ -204,17 +204,13 @@ def main() -> None:
     make_peers_env()
     versions = {"mlctl": version("mlctl")}
     versions |= installed(PEERS_ENV, "dagster-pipes", "psij-python", "submitit", "torchx")
-    results = about(versions)
-    print(json.dumps(results), "\nmedian, times the first row's [min, max]\n", flush=True)
-    tables: dict[str, Table] = {}
-    for name in options.only or BENCHMARKS:
-        for title, benchmark in BENCHMARKS[name].items():
-            tables[title] = benchmark(QUICK if options.quick else Settings())
-            show(title, tables[title])
-    if options.quick or options.only:
-        print(f"{RESULTS.relative_to(ROOT)} is left as it was: it holds a whole run, without --quick or --only")
-        return
-    keep(RESULTS, report(results, tables))
+    sizes = QUICK if options.quick else Settings()
+    rows = {
+        title: partial(benchmark, sizes)
+        for name in options.only or BENCHMARKS
+        for title, benchmark in BENCHMARKS[name].items()
+    }
+    run_all(RESULTS, versions, rows, whole=not (options.quick or options.only))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Who waits for runs that go on, and the stand-in that they ask; each in a process of its own.
 
-    waiting.py serve PLATFORM RUNS          prints the stand-in's address; then, for each line it reads, the calls since the last
+    waiting.py serve PLATFORM RUNS          prints the stand-in's address and the variables of who asks it, in JSON;
+                                            then, for each line it reads, the calls since the last
     waiting.py ask PLATFORM RUNS WHO URL    says ready; for each line it reads, one round over all runs, and the CPU that it took
 
 `mlctl` is mlctl's own loop; `each` asks for every run by itself, as Airflow's operators do: boto3's Describe, and an HTTP
-request of `runs/get`, on one connection that stays open, which is less than those operators do.
+request of `runs/get`, on one connection that stays open, which is less than those operators do. Airflow has no operator for
+Azure ML: there it is the GET of a job that azure-ai-ml's `jobs.get` sends, on such a connection.
 """
 
 from __future__ import annotations
@@ -14,22 +16,25 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+Served = tuple[str, dict[str, str], Callable[[], int]]
 ACCOUNT, REGION = "123456789012", "eu-west-1"
 FIRST = 10**14  # Databricks' run ids
 TOKEN = "dapi-test"  # the stand-in's
 FOLDER = "/Volumes/main/ml/mlctl/bench"
+WORKSPACE = ("00000000-1111-2222-3333-444444444444", "ml", "churn")  # Azure ML's stand-in's: subscription, group, name
 
 
 def name(number: int) -> str:
     return f"bench-{number:05}-aaaaaaaaaaaaaaaa-0"
 
 
-def sagemaker(runs: int) -> tuple[str, Callable[[], int]]:
+def sagemaker(runs: int) -> Served:
     """A stand-in with training jobs that go on."""
     from sagemaker_standin import Job, StandIn
 
@@ -47,16 +52,11 @@ def sagemaker(runs: int) -> tuple[str, Callable[[], int]]:
         )
         job.begin()
         made.jobs[ACCOUNT, REGION, "Training", job.name] = job
-
-    def calls() -> int:
-        count = made.calls.total()
-        made.calls.clear()
-        return count
-
-    return made.url, calls
+    keys = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "none"}
+    return made.url, {**keys, "AWS_ENDPOINT_URL": made.url}, lambda: counted(made.calls)
 
 
-def databricks(runs: int) -> tuple[str, Callable[[], int]]:
+def databricks(runs: int) -> Served:
     """A stand-in with runs that go on."""
     from databricks_standin import Standin
 
@@ -73,7 +73,36 @@ def databricks(runs: int) -> tuple[str, Callable[[], int]]:
         made.calls.clear()
         return count
 
-    return made.url, calls
+    return made.url, {"DATABRICKS_TOKEN": TOKEN}, calls
+
+
+def azureml(runs: int) -> Served:
+    """A stand-in with command jobs that go on."""
+    from azureml_harness import CREDENTIALS
+    from azureml_standin import Job, StandIn
+    from azureml_tls import certificate, serving
+
+    folder = Path(tempfile.mkdtemp())
+    certificate(folder)
+    made = StandIn(serving(folder))
+    properties = {
+        "jobType": "Command", "command": "true", "computeId": "", "experimentName": "bench",
+        "environmentId": "azureml://registries/azureml/environments/sklearn-1.5/versions/1",
+    }  # fmt: skip
+    for number in range(runs):
+        made.jobs[name(number)] = Job(name(number), properties, number)
+        made.jobs[name(number)].begin()
+    env = {
+        **CREDENTIALS, "MSI_ENDPOINT": f"{made.url}/msi", "REQUESTS_CA_BUNDLE": str(folder / "ca.pem"), "NO_PROXY": "127.0.0.1"
+    }  # fmt: skip
+    return made.url, env, lambda: counted(made.calls)
+
+
+def counted(calls: Counter[str]) -> int:
+    """How many; and there are none again."""
+    count = calls.total()
+    calls.clear()
+    return count
 
 
 def own(platform: str, runs: int, url: str) -> Callable[[], None]:
@@ -86,6 +115,12 @@ def own(platform: str, runs: int, url: str) -> Callable[[], None]:
     if platform == "sagemaker":
         values: dict[str, object] = {"region": REGION}
         waiting = [Run(platform, ACCOUNT, f"{REGION}/training", name(number)) for number in range(runs)]
+    elif platform == "azureml":
+        subscription, group, workspace = WORKSPACE
+        values = {
+            "subscription": subscription, "resource_group": group, "workspace": workspace, "resource_manager": url
+        }  # fmt: skip
+        waiting = [Run(platform, subscription, f"{group}/{workspace}", name(number)) for number in range(runs)]
     else:
         values = {"root": FOLDER, "host": url}
         waiting = [
@@ -120,6 +155,20 @@ def each(platform: str, runs: int, url: str) -> Callable[[], None]:
     import requests
 
     session = requests.Session()
+    if platform == "azureml":
+        secret = {"secret": os.environ["MSI_SECRET"]}
+        token = session.get(os.environ["MSI_ENDPOINT"], params={"resource": url}, headers=secret).json()["access_token"]
+        session.headers["Authorization"] = f"Bearer {token}"
+        subscription, group, workspace = WORKSPACE
+        at = f"{url}/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.MachineLearningServices"
+
+        def look() -> None:
+            for number in range(runs):
+                job = f"{at}/workspaces/{workspace}/jobs/{name(number)}"
+                answer = session.get(job, params={"api-version": "2024-01-01-preview"})
+                assert answer.json()["properties"]["status"] == "Running"
+
+        return look
     session.headers["Authorization"] = f"Bearer {TOKEN}"
 
     def get() -> None:
@@ -134,8 +183,8 @@ def main() -> None:
     what, platform, runs, *rest = sys.argv[1:]
     if what == "serve":
         sys.path.insert(0, str(ROOT / "tests" / "platforms" / platform))
-        url, calls = {"sagemaker": sagemaker, "databricks": databricks}[platform](int(runs))
-        print(url, flush=True)
+        url, env, calls = {"sagemaker": sagemaker, "databricks": databricks, "azureml": azureml}[platform](int(runs))
+        print(json.dumps([url, env]), flush=True)
         for _ in sys.stdin:
             print(calls(), flush=True)
         os._exit(0)
