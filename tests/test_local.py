@@ -1362,6 +1362,12 @@ def test_the_cost_does_not_grow_with_the_number_of_runs(
     assert handle.status().state is State.SUCCEEDED
 
 
+def test_the_first_submission_of_a_user_is_in_the_record(home: Path) -> None:
+    """A platform elsewhere keeps nothing on this machine: the record may be the first that is written here."""
+    ledger.record(home / "none" / "yet", "sagemaker://1/x/y/t-0", "t", "train", "cloud", "key")
+    assert [one.key for one in ledger.recent(home / "none" / "yet")] == ["key"]
+
+
 def test_the_record_is_read_from_its_end(home: Path) -> None:
     home.mkdir(exist_ok=True)
     for number in range(3000):

@@ -38,6 +38,7 @@ def record(home: Path, run: str, job: str, kind: str, target: str, key: str) -> 
     """Appends a submission to the record below `home`."""
     line = json.dumps({"run": run, "job": job, "kind": kind, "target": target, "key": key, "time": time.time()}) + "\n"
     try:
+        home.mkdir(parents=True, exist_ok=True)  # nothing else may have been kept here yet
         fd = os.open(home / "record.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, line.encode())
