@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import data
-from .errors import InvalidConfig, MlctlError, Unsupported, did_you_mean
+from .errors import InvalidConfig, MlctlError, Unsupported, did_you_mean, one_line
 from .job import Job
 from .runs import Found, Key, Logs, Loss, Plan, Result, Run, Stamp, Status, Upload
+from .values import Allowed
 
 if TYPE_CHECKING:
     from .policy import Admitted
@@ -41,6 +42,13 @@ class Settings:
     def fail(self, name: str, text: str) -> InvalidConfig:
         """The error to raise about one setting of this target."""
         return InvalidConfig(f"targets.{self.target}.{name}: {text}")
+
+    def check(self, allowed: Allowed) -> None:
+        """Raises InvalidConfig that names the first setting that is wrong, and what it takes; settings it doesn't name pass."""
+        for name, (right, expected) in allowed.items():
+            value = self.values.get(name)
+            if value is not None and not right(value):
+                raise self.fail(name, f"got {one_line(value)}, expected {expected}")
 
     def secret_source(self, name: str) -> str:
         """Where a secret of this machine comes from: env:NAME or file:PATH; the variable of its name unless said."""

@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from mlctl.backend import Settings
-from mlctl.errors import one_line
+from mlctl.values import Allowed, text, whole, words
 
 __all__ = ["Place", "check"]
 
 
-def _text(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
-
-
-def _seconds(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 30 * 86400
-
-
-def _words(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(each, str) for each in (*value, *value.values()))
-
-
-_ALLOWED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "subscription": (_text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "the id of a subscription"),
-    "resource_group": (_text(r"[\w().-]{1,90}"), "the name of a resource group"),
-    "workspace": (_text(r"[A-Za-z0-9][\w-]{1,32}"), "the name of a workspace"),
-    "resource_manager": (_text(r"https://[^/\s?#]+"), "an address such as https://management.chinacloudapi.cn"),
-    "datastore": (_text(r"[A-Za-z0-9_]+"), "the name of a blob datastore of the workspace"),
-    "prefix": (_text(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*"), "a folder of the datastore such as ml/jobs"),
-    "compute": (_text(r"[A-Za-z0-9-]{2,32}"), "the name of a compute cluster of the workspace"),
-    "instance_type": (_text(r"Standard_\w+"), "a size of virtual machine such as Standard_E4s_v3"),
-    "environment": (_text(r"\S+"), "an image, azureml:NAME:VERSION, or azureml://registries/..."),
+_ALLOWED: Allowed = {
+    "subscription": (text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "the id of a subscription"),
+    "resource_group": (text(r"[\w().-]{1,90}"), "the name of a resource group"),
+    "workspace": (text(r"[A-Za-z0-9][\w-]{1,32}"), "the name of a workspace"),
+    "resource_manager": (text(r"https://[^/\s?#]+"), "an address such as https://management.chinacloudapi.cn"),
+    "datastore": (text(r"[A-Za-z0-9_]+"), "the name of a blob datastore of the workspace"),
+    "prefix": (text(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*"), "a folder of the datastore such as ml/jobs"),
+    "compute": (text(r"[A-Za-z0-9-]{2,32}"), "the name of a compute cluster of the workspace"),
+    "instance_type": (text(r"Standard_\w+"), "a size of virtual machine such as Standard_E4s_v3"),
+    "environment": (text(r"\S+"), "an image, azureml:NAME:VERSION, or azureml://registries/..."),
     "identity": (lambda value: value in ("managed", "user", "token"), "managed, user or token"),
-    "identity_client_id": (_text(r"[0-9a-fA-F-]{36}"), "the client id of a managed identity"),
-    "experiment": (_text(r"[A-Za-z0-9][\w-]{0,254}"), "the name of an experiment"),
-    "max_runtime": (_seconds, "seconds from 1 to 2592000"),
-    "tags": (_words, "a mapping of words to words"),
+    "identity_client_id": (text(r"[0-9a-fA-F-]{36}"), "the client id of a managed identity"),
+    "experiment": (text(r"[A-Za-z0-9][\w-]{0,254}"), "the name of an experiment"),
+    "max_runtime": (whole(1, 30 * 86400), "seconds from 1 to 2592000"),
+    "tags": (words, "a mapping of words to words"),
 }
 
 
 def check(settings: Settings) -> None:
     """Raises InvalidConfig that names the first setting that is wrong or missing, and what it takes."""
-    for name, (right, expected) in _ALLOWED.items():
-        value = settings.values.get(name)
-        if value is not None and not right(value):
-            raise settings.fail(name, f"got {one_line(value)}, expected {expected}")
-        if value is None and name in ("subscription", "resource_group", "workspace"):
-            raise settings.fail(name, f"it is not set; expected {expected}")
+    settings.check(_ALLOWED)
+    for name in ("subscription", "resource_group", "workspace"):
+        if settings.values.get(name) is None:
+            raise settings.fail(name, f"it is not set; expected {_ALLOWED[name][1]}")
 
 
 class Place:
