@@ -10,6 +10,7 @@ by which what is up is found:  eval "$(python tools/services env)". Exit code 1 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from shlex import quote
 
 import cluster
 import docker_engine
+import kind
 import system
 
 
@@ -84,21 +86,34 @@ def docker_down() -> str:
 
 
 def kubernetes_find() -> Up | None:
-    """The cluster of MLCTL_TEST_KUBECONFIG, which its owner gives for tests; never that of KUBECONFIG, which may be anybody's."""
-    told = os.environ.get("MLCTL_TEST_KUBECONFIG")
-    return Up(f"MLCTL_TEST_KUBECONFIG, {told}, is taken as it is") if told else None
+    """The cluster of MLCTL_TEST_KUBECONFIG, which its owner gives for tests; else one of kind's: the current context's, or ours."""
+    if told := os.environ.get("MLCTL_TEST_KUBECONFIG"):
+        return Up(f"MLCTL_TEST_KUBECONFIG, {told}, is taken as it is", {"MLCTL_TEST_KUBECONFIG": told})
+    if path := kind.current(cluster.CACHE):
+        return Up("kind's cluster of the current context answers", {"MLCTL_TEST_KUBECONFIG": str(path)})
+    if path := kind.own(cluster.CACHE):
+        return Up(f"kind has our own cluster, {kind.NAME}", {"MLCTL_TEST_KUBECONFIG": str(path)})
+    return None
 
 
 def kubernetes_up() -> Up:
-    """What was given, else the programs of a cluster: the tests start one of their own from them, in half a minute, and end it."""
-    return kubernetes_find() or Up(
-        f"its programs are in {cluster.programs()}; the tests start and end a cluster themselves"
-    )
+    """What is there, else a cluster of kind's where that is here, else the programs of one: the tests start one of their own
+    from them, in half a minute, and end it."""
+    if found := kubernetes_find():
+        return found
+    if name := kind.stranger():
+        print(
+            f"kubernetes: the context {name} may be anybody's, and is left alone; MLCTL_TEST_KUBECONFIG=FILE names a cluster"
+        )
+    if shutil.which("kind"):
+        path = kind.create(cluster.CACHE)
+        return Up(f"kind made a cluster, {kind.NAME}", {"MLCTL_TEST_KUBECONFIG": str(path)})
+    return Up(f"its programs are in {cluster.programs()}; the tests start and end a cluster themselves")
 
 
 def kubernetes_down() -> str:
-    """Nothing is left running by the tests; the programs stay in the cache."""
-    return "none of ours is up"
+    """Removes the cluster that `up` had kind make. Nothing is left running by the tests; the programs stay in the cache."""
+    return f"removed kind's cluster {kind.NAME}" if kind.delete(cluster.CACHE) else "none of ours is up"
 
 
 SERVICES: Mapping[str, Service] = {
@@ -118,10 +133,10 @@ def main() -> int:
     code = 0
     for name in words or SERVICES:
         service = SERVICES[name]
-        if verb == "down":
-            print(f"{name}: {service.down()}")
-            continue
         try:
+            if verb == "down":
+                print(f"{name}: {service.down()}")
+                continue
             up = service.find() if verb == "env" else service.up()
         except (system.Missing, RuntimeError) as reason:
             print(f"{name}: {reason}", file=sys.stderr)
