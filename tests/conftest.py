@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("behaviour", "matrix")
 import behaviour  # noqa: E402
+import skipped  # noqa: E402
 
 settings.register_profile(
     "mlctl", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -82,6 +83,8 @@ def _terminated(number: int, frame: object) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, _terminated)  # as Ctrl-C: fixtures end the servers that they started
     config.pluginmanager.register(behaviour.Recorder(), "behaviour")
+    if config.rootpath == skipped.ROOT:  # not a test's own tests
+        config.pluginmanager.register(skipped.Recorder(config), "skipped")
     config.addinivalue_line("markers", "leaves_processes: the test means to leave processes; they are killed quietly")
 
 
@@ -99,6 +102,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Where CI provides everything, a skip is a failure."""
     report = yield
     if report.skipped and os.environ.get("CI") and behaviour.GIVEN_UP not in str(report.longrepr):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome, report.longrepr = "failed", f"{item.nodeid}: skipped, where CI provides all: {reason}"
+        why = skipped.reason(report)
+        report.outcome, report.longrepr = "failed", f"{item.nodeid}: skipped, where CI provides all: {why}"
     return report
