@@ -9,13 +9,15 @@ An orchestrator's suite has a class of a few lines, and a way to have its wrappe
         @pytest.fixture
         def ask(self): return run_it        # the run's URL and its metrics
 
+Its suite fills the columns of this machine and of the stand-ins. Docker and Kubernetes are an engine and a cluster, started
+once for all rows: tests/platforms/kubernetes/test_kubernetes_matrix.py has each suite's cells of them run there.
+
 python tests/matrix.py     # the table, as the suites found it
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -29,7 +31,7 @@ from mlctl import api, config
 from mlctl.runs import Run, State
 
 ROWS = {"airflow": "Airflow", "kfp": "KFP", "prefect": "Prefect", "jenkins": "Jenkins"}
-COLUMNS = ("local", *standins.MANAGED)
+COLUMNS = ("local", *standins.MANAGED, *standins.CONTAINERS)
 FOUND = standins.ROOT / "build/matrix"
 
 Ask = Callable[[Path], tuple[str, Mapping[str, float]]]
@@ -75,7 +77,7 @@ class MatrixContract:
         raise NotImplementedError("the suite of an orchestrator gives it")
 
     @pytest.mark.filterwarnings("ignore::ResourceWarning")  # an SDK may leave its connections to the collector
-    @pytest.mark.parametrize("platform", COLUMNS)
+    @pytest.mark.parametrize("platform", standins.GIVEN or ("local", *standins.MANAGED))
     def test_cell(self, platform: str, folder: Path, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with contextlib.ExitStack() as stack:
             env: Mapping[str, str] = {}
@@ -95,9 +97,9 @@ class MatrixContract:
 
     def note(self, platform: str, came: str) -> None:
         """Keeps what came of a cell for the table."""
-        FOUND.mkdir(parents=True, exist_ok=True)
-        cells = found(self.row) | {platform: came}
-        (FOUND / f"{self.row}.json").write_text(json.dumps(cells))
+        path = cell(self.row, platform)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(came)
 
 
 def written(folder: Path) -> Path:
@@ -111,20 +113,25 @@ def written(folder: Path) -> Path:
     return folder / "jobs/train.yaml"
 
 
-def found(row: str) -> dict[str, str]:
-    """Platform -> what came of it, of the last time that each was tried."""
-    path = FOUND / f"{row}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def cell(row: str, platform: str) -> Path:
+    """Where it is kept what came of it, of the last time that it was tried."""
+    return FOUND / row / platform
+
+
+def found(row: str, platform: str) -> str:
+    """What came of a cell; "-" where it was never tried."""
+    path = cell(row, platform)
+    return path.read_text() if path.exists() else "-"
 
 
 def main() -> int:
     """Prints the table; 1 where a cell failed, or was not tried although CI provides everything."""
-    rows = [["", *COLUMNS], *([title, *(found(row).get(name, "-") for name in COLUMNS)] for row, title in ROWS.items())]
+    rows = [["", *COLUMNS], *([title, *(found(row, name) for name in COLUMNS)] for row, title in ROWS.items())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    cells = [cell for row in rows[1:] for cell in row[1:]]
-    return 1 if "FAILED" in cells or ("-" in cells and os.environ.get("CI")) else 0
+        print("  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
+    came = [text for row in rows[1:] for text in row[1:]]
+    return 1 if "FAILED" in came or ("-" in came and os.environ.get("CI")) else 0
 
 
 if __name__ == "__main__":

@@ -33,6 +33,12 @@ PYTHON = ROOT / ".envs/platforms/bin/python"
 MANAGED = tuple(name for name in ("sagemaker", "databricks", "azureml") if name in backend.names())
 """The managed platforms that this mlctl has."""
 
+CONTAINERS = tuple(name for name in ("docker", "kubernetes") if name in backend.names())
+"""Those that are no stand-ins: a real engine and a real cluster."""
+
+GIVES = "MLCTL_TEST_PLATFORMS"
+"""Name -> its Standin's fields, in JSON; read once, before a test's home is cleared of such variables."""
+
 _START, _END = 300, 60  # seconds; an image may have to be made first
 
 
@@ -44,10 +50,17 @@ class Standin:
     target: Mapping[str, Any]
 
 
+GIVEN = {name: Standin(**each) for name, each in json.loads(os.environ.get(GIVES, "{}")).items()}
+"""Platforms that whoever started this process has up for it, in the variable GIVES."""
+
+
 @contextlib.contextmanager
 def running(name: str, folder: Path, how: str = "served") -> Iterator[Standin]:
-    """The platform's stand-in, until the context ends; `folder` is its to make, and keeps its log. `how` is another file's
-    end, NAME_HOW.py, which serves it otherwise."""
+    """The platform's stand-in, until the context ends; `folder` is its to make, and keeps its log. Of GIVEN, what is up. `how` is
+    another file's end, NAME_HOW.py, which serves it otherwise."""
+    if how == "served" and (given := GIVEN.get(name)):
+        yield given
+        return
     subprocess.run([ROOT / "tools/env.sh", "platforms"], check=True, stdout=subprocess.DEVNULL)
     folder.mkdir(parents=True)
     env = {each: value for each, value in os.environ.items() if not each.startswith(("MLCTL_", "PYTHON"))}
@@ -82,9 +95,10 @@ def module(name: str, how: str = "served") -> Path:
 
 
 def name_accounts(file: Path, platforms: Mapping[str, Standin]) -> None:
-    """Puts into an mlctl.yaml what its targets of these names are: what a user of the examples does by hand."""
+    """Puts into an mlctl.yaml what its targets and profiles of these names are: what a user of the examples does by hand."""
     whole = yaml.safe_load(file.read_text())
     whole["targets"] |= {name: dict(standin.target) for name, standin in platforms.items()}
+    whole["profiles"] |= {name: [{"target": name}] for name in platforms}
     file.write_text(yaml.safe_dump(whole))
 
 

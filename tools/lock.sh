@@ -11,7 +11,7 @@ compile() {
     uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
         --custom-compile-command 'make lock' -o "$output" pyproject.toml "$@"
 }
-sdks="--extra azureml --extra databricks --extra sagemaker" # of the platforms that each orchestrator's tests reach
+sdks="--extra azureml --extra databricks --extra docker --extra kubernetes --extra sagemaker" # of the platforms that each orchestrator's tests reach
 compile core --group build
 compile dev --group dev
 compile airflow --extra airflow $sdks --group build --group test --group airflow-server
@@ -19,7 +19,7 @@ compile airflow-3.1 --extra airflow $sdks --group build --group test --group air
 compile airflow-3.2 --extra airflow $sdks --group build --group test --group airflow-server --group airflow-3.2
 compile kfp --extra kfp $sdks --group build --group test --group docker --group kfp
 compile jenkins --extra jenkins $sdks --group build --group test --group jenkins-clients
-compile platforms $sdks --extra docker --extra kubernetes --group build --group test --group platforms
+compile platforms $sdks --group build --group test --group platforms
 compile sagemaker-local --group build --group sagemaker-local
 compile prefect --extra prefect $sdks --group build --group test
 compile bench-airflow --extra airflow --group build --group bench-airflow
