@@ -12,7 +12,7 @@ help:                    ## show this
 demo: core               ## three jobs on this machine: process, train, batch inference
 	@examples/01-local/run.sh $(ARGS)
 
-demo-containers: core    ## the same three jobs on Docker; ARGS="docker --param epochs=30"
+demo-containers: core    ## the same three jobs on Docker; ARGS="--param epochs=30", ARGS=kubernetes
 	@tools/env.sh platforms
 	@PATH=$(CURDIR)/.envs/platforms/bin:$$PATH examples/03-containers/run.sh $(ARGS)
 
@@ -20,16 +20,17 @@ demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jen
 	@python tools/demo $(ARGS)
 
 .PHONY: services
-services: core           ## what tests of platforms need: a Docker engine, a Kubernetes server's programs; ARGS=down ends what was started
+services: core           ## what tests of platforms need, a Docker engine and a Kubernetes cluster or its programs; ARGS=down ends what was started
 	@python tools/services $(ARGS)
 
 .PHONY: test test-core orchestrators lint
-test: dev                ## every test there is, three suites at a time; at the end the tables of what each orchestrator keeps
-	@tools/env.sh platforms  # which the orchestrators' suites start the stand-ins in
-	@tools/env.sh kfp        # which two suites use, at once
+test: dev                ## every test there is, three suites at a time; at the end the tables of what each orchestrator keeps, and of what was skipped
+	@for name in platforms $(ORCHESTRATORS); do tools/env.sh $$name || exit; done  # suites start programs of each other's
+	@rm -rf build/skipped
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync $(SUITES)
 	@python tests/behaviour.py
 	@python tests/matrix.py
+	@python tests/skipped.py
 
 test-core: dev lint      ## the core's tests, and the local platform's; ARGS="-k name" for some
 	@pytest $(ARGS)
@@ -49,7 +50,7 @@ test-managed: dev        # the half of test-platforms that runs on stand-ins; Sa
 test-containers: dev     # the other half: a real dockerd, a real Kubernetes server; a process each, as each ends and starts engines
 	@tools/env.sh platforms
 	@.envs/platforms/bin/python -m pytest tests/platforms/docker $(ARGS)
-	@.envs/platforms/bin/python -m pytest tests/platforms/kubernetes $(ARGS)
+	@eval "$$(python tools/services env kubernetes)" && .envs/platforms/bin/python -m pytest tests/platforms/kubernetes $(ARGS)
 
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment
 

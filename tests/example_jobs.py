@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,12 @@ from mlctl.runs import Key, Result, State
 
 JOBS = Path(__file__).parents[1] / "examples" / "01-local" / "jobs"
 PATIENCE = 900.0
+DIGEST = """\
+kind: process
+name: digest
+command: {shell: 'sha256sum "$MLCTL_INPUT_MODEL/model.joblib"'}
+inputs: {model: {type: model}}
+"""
 
 
 def run_all(made: Backend, params: Mapping[str, Any] | None = None) -> dict[str, Result]:
@@ -32,3 +39,22 @@ def run_all(made: Backend, params: Mapping[str, Any] | None = None) -> dict[str,
         assert outcome.status.state is State.SUCCEEDED, (outcome.status, log)
         done[kind] = made.result(outcome.run)
     return done
+
+
+def told(ask: Callable[..., str], folder: Path) -> dict[str, Any]:
+    """What the newest runs of the three jobs left: every epoch's metrics, the prediction's, and the digest of the model as
+    a job of that platform finds it. `ask` runs the words of a command and gives what it says; `folder` takes a job's file."""
+    (folder / "digest.yaml").write_text(DIGEST)
+    train, predict = (
+        json.loads(ask("mlctl", "describe", f"digits-{kind}", "--json")) for kind in ("train", "batch-inference")
+    )
+    assert train["submitted"]["target"] == predict["submitted"]["target"]
+    points = json.loads(ask("mlctl", "metrics", "digits-train", "--history", "--json"))
+    ask("mlctl", "run", str(folder / "digest.yaml"), "--input", f"model={train['outputs']['model']}")
+    (digest,) = [word for word in ask("mlctl", "logs", "digest").split() if len(word) == 64]
+    return {
+        "target": train["submitted"]["target"],
+        "epochs": [(point["name"], point["step"], point["value"]) for point in points],
+        "predicted": predict["metrics"],
+        "model": digest,
+    }

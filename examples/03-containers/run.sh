@@ -1,6 +1,6 @@
 #!/bin/sh
-# The three jobs of 01-local, unchanged, in containers:  ./run.sh [docker] [--param epochs=30]
-# Their metrics are those of this machine. Wants mlctl[docker], and brings up what `make services` does.
+# The three jobs of 01-local, unchanged, in containers:  ./run.sh [docker|kubernetes] [--param epochs=30]
+# Their metrics are those of this machine. Wants mlctl[docker] or mlctl[kubernetes], and brings up what `make services` does.
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
 services=$here/../../tools/services
@@ -10,5 +10,17 @@ case ${1:-docker} in
 esac
 python "$services" up "$profile"
 eval "$(python "$services" env "$profile")"
+export MLCTL_CONFIG="$here/mlctl.yaml" MLCTL_PROFILE="$profile"
+if [ "$profile" = kubernetes ]; then
+    [ -n "$MLCTL_TEST_KUBECONFIG" ] || exec python "$services/cluster.py" "$0" "$profile" "$@" # with one of its own, which ends
+    export KUBECONFIG="$MLCTL_TEST_KUBECONFIG"
+    eval "$(python "$services" env docker)"
+fi
 python "$services/base_image.py" mlctl-example
-MLCTL_CONFIG=$here/mlctl.yaml MLCTL_PROFILE=$profile exec "$here/../01-local/run.sh" "$@"
+if [ "$profile" = kubernetes ]; then # a pod should not have to install anything
+    image=mlctl-example-jobs:1
+    mlctl image build "$here/../01-local/jobs/train.yaml" --without-code --tag "$image"
+    kind=$(sed -n 's/^current-context: *"\{0,1\}kind-\([^"]*\)"\{0,1\}$/\1/p' "$KUBECONFIG")
+    [ -z "$kind" ] || kind load docker-image "$image" --name "$kind"
+fi
+exec "$here/../01-local/run.sh" "$@"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import os
 import shutil
 import subprocess
@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import example_jobs
 import standins
 
 sys.path.insert(0, str(standins.ROOT / "tools/services"))
@@ -21,12 +22,6 @@ import system
 
 Platforms = Mapping[str, standins.Standin]
 PATIENCE = 600  # seconds for three small jobs and what they require
-DIGEST = """\
-kind: process
-name: digest
-command: {shell: 'sha256sum "$MLCTL_INPUT_MODEL/model.joblib"'}
-inputs: {model: {type: model}}
-"""
 
 
 class Folder:
@@ -35,7 +30,6 @@ class Folder:
     def __init__(self, at: Path, platforms: Platforms) -> None:
         shutil.copytree(standins.ROOT / "examples", at / "examples", symlinks=True)
         self.at = at / "examples/02-swap"
-        (self.at / "digest.yaml").write_text(DIGEST)
         standins.name_accounts(self.at / "mlctl.yaml", platforms)
         path = f"{Path(sys.executable).parent}:{standins.ROOT / '.venv/bin'}:{os.environ['PATH']}"  # where uv is
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MLCTL_")}
@@ -54,16 +48,9 @@ class Folder:
     def run(self, target: str) -> dict[str, Any]:
         """The one command; then the metrics, every epoch's, and the digest of the model as a job of the target finds it."""
         self._ask(target, "./run.sh")
-        train, predict = (
-            json.loads(self._ask(target, "mlctl", "describe", f"digits-{kind}", "--json"))
-            for kind in ("train", "batch-inference")
-        )
-        assert train["submitted"]["target"] == predict["submitted"]["target"] == target
-        points = json.loads(self._ask(target, "mlctl", "metrics", "digits-train", "--history", "--json"))
-        self._ask(target, "mlctl", "run", "digest.yaml", "--input", f"model={train['outputs']['model']}")
-        (digest,) = [word for word in self._ask(target, "mlctl", "logs", "digest").split() if len(word) == 64]
-        epochs = [(point["name"], point["step"], point["value"]) for point in points]
-        return {"epochs": epochs, "predicted": predict["metrics"], "model": digest}
+        found = example_jobs.told(functools.partial(self._ask, target), self.at)
+        assert found.pop("target") == target
+        return found
 
 
 @pytest.fixture(scope="module")

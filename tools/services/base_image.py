@@ -19,7 +19,7 @@ from typing import Any
 
 import rpds
 
-__all__ = ["make"]
+__all__ = ["archive", "make"]
 
 _SKIPPED = {"test", "idlelib", "tkinter", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
 
@@ -76,8 +76,8 @@ class _Tree:
         return self.data.getvalue()
 
 
-def make(client: Any, name: str, tag: str = "latest") -> None:
-    """Makes the image in that engine, by the low-level client's or the other's `api`. pip works there as it does here."""
+def archive() -> bytes:
+    """The image's files, as a tar."""
     tree, prefix = _Tree(), Path(sys.base_prefix)
     tree.add(os.path.realpath(sys.executable), prefix / "bin/python3")
     tree.link(prefix / "bin/python", "python3")
@@ -103,9 +103,15 @@ def make(client: Any, name: str, tag: str = "latest") -> None:
         made = tarfile.TarInfo(folder)
         made.type, made.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
         tree.tar.addfile(made)
-    env = {"PATH": f"{prefix}/bin:/bin", **{name: text for name, text in os.environ.items() if name.startswith("PIP_")}}
+    return tree.bytes()
+
+
+def make(client: Any, name: str, tag: str = "latest") -> None:
+    """Makes the image in that engine, by the low-level client's or the other's `api`. pip works there as it does here."""
+    pip = {name: text for name, text in os.environ.items() if name.startswith("PIP_")}
+    env = {"PATH": f"{sys.base_prefix}/bin:/bin", **pip}
     client.api.import_image_from_data(
-        tree.bytes(), repository=name, tag=tag, changes=[f'ENV {key}="{text}"' for key, text in env.items()]
+        archive(), repository=name, tag=tag, changes=[f'ENV {key}="{text}"' for key, text in env.items()]
     )
 
 

@@ -2,6 +2,9 @@
 
     with cluster.running(folder, image) as made: ...    # made.kubeconfig(), made.load_image(...), made.stop("kube-apiserver")
 
+    python tools/services/cluster.py COMMAND...         # runs it with one, for as long as it takes: MLCTL_TEST_KUBECONFIG,
+                                                        # and DOCKER_HOST, the node's engine: what is built there, the node has
+
 Everything is below the folder, listens on this machine only, and ends with the context. Needs root, Debian's etcd-server and
 docker.io, and a bridge of its own; its containers reach the host and each other, and nothing else. A kill -9 leaves dockerd.
 """
@@ -12,8 +15,11 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -310,3 +316,20 @@ def _unmount(made: Cluster) -> None:
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for path in sorted((each for each in mounts if each.startswith(f"{made.folder}/")), reverse=True):
         subprocess.run(["umount", "-l", path], check=False, stderr=subprocess.DEVNULL)
+
+
+def main() -> int:
+    """The command's own exit code."""
+    import base_image
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster ends, too
+    with (
+        tempfile.TemporaryDirectory(prefix="mlctl-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        running(Path(folder, "c"), base_image.archive()) as made,
+    ):
+        env = {"MLCTL_TEST_KUBECONFIG": str(made.kubeconfig()), "DOCKER_HOST": made.engine.address}
+        return subprocess.run(sys.argv[1:], env={**os.environ, **env}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
