@@ -1,7 +1,7 @@
 # Everything sets itself up: Python 3.10 or newer, make and git are enough. PYTHON=python3.12 chooses another one.
 BIN := .venv/bin
 ORCHESTRATORS := airflow jenkins prefect kfp
-SUITES := $(ORCHESTRATORS:%=test-%) test-managed test-containers test-core test-installs test-images
+SUITES := $(ORCHESTRATORS:%=test-%) test-managed test-docker test-kubernetes test-core test-installs test-images
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
@@ -41,15 +41,18 @@ test-installs: dev       # each extra, installed afresh with the newest versions
 test-images: dev         # builds, with a Docker engine and a registry of their own
 	@pytest tests/images $(ARGS)
 
-test-managed: dev        # the half of test-platforms that runs on stand-ins; SageMaker's own local mode beside its one
+test-managed: dev        # the part of test-platforms that runs on stand-ins; SageMaker's own local mode beside its one
 	@for name in platforms sagemaker-local; do tools/env.sh $$name; done
 	@.envs/platforms/bin/python -m pytest tests/platforms --ignore tests/platforms/docker --ignore tests/platforms/kubernetes $(ARGS)
 	@tools/env.sh kfp        # which can't be with the others: kfp bounds what Kubernetes' client may be
 	@.envs/kfp/bin/python -m pytest tests/platforms/kfp $(ARGS)
 
-test-containers: dev     # the other half: a real dockerd, a real Kubernetes server; a process each, as each ends and starts engines
+test-docker: dev         # and on a real dockerd
 	@tools/env.sh platforms
 	@.envs/platforms/bin/python -m pytest tests/platforms/docker $(ARGS)
+
+test-kubernetes: dev     # and on a real cluster, what is given, kind's, or one of its own: the orchestrators' wrappers, too
+	@tools/env.sh platforms
 	@eval "$$(python tools/services env kubernetes)" && .envs/platforms/bin/python -m pytest tests/platforms/kubernetes $(ARGS)
 
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment

@@ -12,7 +12,7 @@ python "$services" up "$profile"
 eval "$(python "$services" env "$profile")"
 export MLCTL_CONFIG="$here/mlctl.yaml" MLCTL_PROFILE="$profile"
 if [ "$profile" = kubernetes ]; then
-    [ -n "$MLCTL_TEST_KUBECONFIG" ] || exec python "$services/cluster.py" "$0" "$profile" "$@" # with one of its own, which ends
+    [ -n "$MLCTL_TEST_KUBECONFIG" ] || exec python "$services/cluster.py" "$here/run.sh" "$profile" "$@" # with one of its own, which ends
     export KUBECONFIG="$MLCTL_TEST_KUBECONFIG"
     eval "$(python "$services" env docker)"
 fi

@@ -319,16 +319,22 @@ def _unmount(made: Cluster) -> None:
 
 
 def main() -> int:
-    """The command's own exit code."""
+    """The command's own exit code; 1 where there can be no cluster, 130 after Ctrl-C."""
     import base_image
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster ends, too
-    with (
-        tempfile.TemporaryDirectory(prefix="mlctl-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        running(Path(folder, "c"), base_image.archive()) as made,
-    ):
-        env = {"MLCTL_TEST_KUBECONFIG": str(made.kubeconfig()), "DOCKER_HOST": made.engine.address}
-        return subprocess.run(sys.argv[1:], env={**os.environ, **env}, check=False).returncode
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="mlctl-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+            running(Path(folder, "c"), base_image.archive()) as made,
+        ):
+            env = {"MLCTL_TEST_KUBECONFIG": str(made.kubeconfig()), "DOCKER_HOST": made.engine.address}
+            return subprocess.run(sys.argv[1:], env={**os.environ, **env}, check=False).returncode
+    except (system.Missing, RuntimeError) as reason:
+        print(f"cluster: {reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":
