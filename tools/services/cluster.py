@@ -329,7 +329,12 @@ def main() -> int:
             running(Path(folder, "c"), base_image.archive()) as made,
         ):
             env = {"MLCTL_TEST_KUBECONFIG": str(made.kubeconfig()), "DOCKER_HOST": made.engine.address}
-            return subprocess.run(sys.argv[1:], env={**os.environ, **env}, check=False).returncode
+            with subprocess.Popen(sys.argv[1:], env={**os.environ, **env}, start_new_session=True) as command:
+                try:
+                    return command.wait()
+                finally:
+                    if command.poll() is None:  # with all that it started, as there is no cluster for it any more
+                        os.killpg(command.pid, signal.SIGTERM)
     except (system.Missing, RuntimeError) as reason:
         print(f"cluster: {reason}", file=sys.stderr)
         return 1
