@@ -42,7 +42,7 @@ test-images: dev         # builds, with a Docker engine and a registry of their 
 	@pytest tests/images $(ARGS)
 
 test-managed: dev        # the part of test-platforms that runs on stand-ins; SageMaker's own local mode beside its one
-	@for name in platforms sagemaker-local; do tools/env.sh $$name; done
+	@for name in platforms sagemaker-local; do tools/env.sh $$name || exit; done
 	@.envs/platforms/bin/python -m pytest tests/platforms --ignore tests/platforms/docker --ignore tests/platforms/kubernetes $(ARGS)
 	@tools/env.sh kfp        # which can't be with the others: kfp bounds what Kubernetes' client may be
 	@.envs/kfp/bin/python -m pytest tests/platforms/kfp $(ARGS)
@@ -52,7 +52,7 @@ test-docker: dev         # and on a real dockerd
 	@.envs/platforms/bin/python -m pytest tests/platforms/docker $(ARGS)
 
 test-kubernetes: dev     # and on a real cluster, what is given, kind's, or one of its own: the orchestrators' wrappers, too
-	@tools/env.sh platforms
+	@for name in platforms stage; do tools/env.sh $$name || exit; done
 	@eval "$$(python tools/services env kubernetes)" && .envs/platforms/bin/python -m pytest tests/platforms/kubernetes $(ARGS)
 
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment

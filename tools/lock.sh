@@ -21,5 +21,6 @@ compile kfp --extra kfp $sdks --group build --group test --group docker --group 
 compile jenkins --extra jenkins $sdks --group build --group test --group jenkins-clients
 compile platforms $sdks --group build --group test --group platforms
 compile sagemaker-local --group build --group sagemaker-local
+compile stage --group build --group stage
 compile prefect --extra prefect $sdks --group build --group test
 compile bench-airflow --extra airflow --group build --group bench-airflow

@@ -76,8 +76,8 @@ class _Tree:
         return self.data.getvalue()
 
 
-def archive() -> bytes:
-    """The image's files, as a tar."""
+def archive() -> tuple[bytes, list[str]]:
+    """A tar of the image's files, and what `docker import --change` takes. pip works there as it does here."""
     tree, prefix = _Tree(), Path(sys.base_prefix)
     tree.add(os.path.realpath(sys.executable), prefix / "bin/python3")
     tree.link(prefix / "bin/python", "python3")
@@ -103,16 +103,14 @@ def archive() -> bytes:
         made = tarfile.TarInfo(folder)
         made.type, made.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
         tree.tar.addfile(made)
-    return tree.bytes()
+    env = {"PATH": f"{prefix}/bin:/bin", **{name: text for name, text in os.environ.items() if name.startswith("PIP_")}}
+    return tree.bytes(), [f'ENV {key}="{text}"' for key, text in env.items()]
 
 
 def make(client: Any, name: str, tag: str = "latest") -> None:
-    """Makes the image in that engine, by the low-level client's or the other's `api`. pip works there as it does here."""
-    pip = {name: text for name, text in os.environ.items() if name.startswith("PIP_")}
-    env = {"PATH": f"{sys.base_prefix}/bin:/bin", **pip}
-    client.api.import_image_from_data(
-        archive(), repository=name, tag=tag, changes=[f'ENV {key}="{text}"' for key, text in env.items()]
-    )
+    """Makes the image in that engine, by the low-level client's or the other's `api`."""
+    content, changes = archive()
+    client.api.import_image_from_data(content, repository=name, tag=tag, changes=changes)
 
 
 def main() -> None:

@@ -326,7 +326,7 @@ def main() -> int:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="mlctl-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-            running(Path(folder, "c"), base_image.archive()) as made,
+            running(Path(folder, "c"), base_image.archive()[0]) as made,
         ):
             env = {"MLCTL_TEST_KUBECONFIG": str(made.kubeconfig()), "DOCKER_HOST": made.engine.address}
             with subprocess.Popen(sys.argv[1:], env={**os.environ, **env}, start_new_session=True) as command:

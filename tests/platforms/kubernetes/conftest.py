@@ -4,8 +4,11 @@ python:{python}-slim), else one of our own on this machine."""
 from __future__ import annotations
 
 import base64
+import io
 import os
+import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -22,17 +25,6 @@ KUBECONFIG, IMAGE = (
 )  # before they are unset
 
 collect_ignore_glob = [] if find_spec("kubernetes") else ["*.py"]  # these tests have an environment of their own
-
-
-class _Loads:
-    """Takes the image that base_image makes for a Docker engine."""
-
-    def __init__(self) -> None:
-        self.api = self
-        self.archive, self.changes = b"", [""]
-
-    def import_image_from_data(self, archive: bytes, changes: list[str], **names: Any) -> None:
-        self.archive, self.changes = archive, changes
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +52,13 @@ def place() -> Iterator[Any]:
         cluster.programs()
     except (system.Missing, RuntimeError) as reason:
         pytest.skip(f"{reason}; or set MLCTL_TEST_KUBECONFIG")
-    loads, image = _Loads(), "mlctl-test/python:{python}"
-    base_image.make(loads, image)
+    (archive, changes), image = base_image.archive(), "mlctl-test/python:{python}"
     with (
         tempfile.TemporaryDirectory(prefix="mlctl-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        cluster.running(Path(folder, "c"), loads.archive) as own,
+        cluster.running(Path(folder, "c"), archive) as own,
     ):
         for python in {harness.PYTHON, harness.DEFAULT}:  # the default's is of this machine's Python, too
-            own.load_image(image.format(python=python), loads.archive, *loads.changes)
+            own.load_image(image.format(python=python), archive, *changes)
         made = harness.Place(own.kubeconfig(), image, Path(folder, "volume"), own)
         try:
             _furnish(made)
@@ -87,6 +78,28 @@ def _furnish(made: Any) -> None:
     except ApiException as reason:
         if reason.status != 409:
             raise
+
+
+@pytest.fixture(scope="session")
+def store(place: Any) -> Iterator[Any]:
+    """An object store that pods reach, a Secret with a credential of it, and a stage image; of our own cluster only."""
+    import base_image
+    import kubernetes_harness as harness
+
+    own = place.cluster
+    if own is None:
+        pytest.skip("pods of another's cluster reach no store of this machine")
+    subprocess.run([ROOT / "tools/env.sh", "stage"], check=True)
+    content, changes = base_image.archive()
+    archive = io.BytesIO(content)
+    with tarfile.open(fileobj=archive, mode="a") as tree:
+        (packages,) = ROOT.glob(".envs/stage/lib/python*/site-packages")
+        tree.add(packages, "stage")
+    own.load_image(harness.STAGE, archive.getvalue(), *changes, "ENV PYTHONPATH=/stage")
+    with harness.Store(f"{own.subnet}.1") as made:
+        data = {name: base64.b64encode(value.encode()).decode() for name, value in made.credential.items()}
+        place.core.create_namespaced_secret(harness.NAMESPACE, {"metadata": {"name": "store"}, "data": data})
+        yield made
 
 
 @pytest.fixture

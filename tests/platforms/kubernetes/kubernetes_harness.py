@@ -8,14 +8,18 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import boto3
+import requests
 from kubernetes import client, config
 from kubernetes.client.rest import RESTClientObject
+from moto.server import ThreadedMotoServer
 from urllib3.exceptions import HTTPError
 
 from mlctl import backend
@@ -27,10 +31,12 @@ NAMESPACE = "mlctl-test"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 DEFAULT = "3.12"  # of a job that names no Python
 OLD = "1.20"
+STAGE = "mlctl-test/stage:1"
 
 
 class Proxy:
-    """Passes everything on to the server, unless it is told to break: throttled, forbidden, lost_response, down, expired."""
+    """Passes everything on to the server, unless it is told to break: throttled, forbidden, lost_response, down, expired;
+    quiet: watches say nothing and don't end."""
 
     def __init__(self, kubeconfig: Path) -> None:
         made = client.Configuration()
@@ -91,6 +97,8 @@ class Proxy:
         if token:
             headers["Authorization"] = token
         url = f"{self.configuration.host.rstrip('/')}{request.path}"
+        if "watch=true" in request.path:
+            return self._stream(request, url, headers)
         answer = self.connections.request(request.command, url, body=body, headers=headers, retries=False, timeout=60)
         if (
             self.fault == "lost_response"
@@ -102,12 +110,70 @@ class Proxy:
             return None
         return self._say(request, answer.status, answer.data, answer.headers.get("Content-Type", ""))
 
+    def _stream(self, request: Any, url: str, headers: dict[str, str]) -> None:
+        """A watch: each part of the answer as it comes."""
+        answer = self.connections.request("GET", url, headers=headers, retries=False, timeout=90, preload_content=False)
+        request.send_response(answer.status)
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        try:
+            for part in answer.stream():
+                while self.fault == "quiet":
+                    time.sleep(0.1)
+                request.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            request.wfile.write(b"0\r\n\r\n")
+        finally:
+            answer.close()
+
     def _say(self, request: Any, status: int, data: bytes, kind: str = "application/json") -> None:
         request.send_response(status)
         request.send_header("Content-Type", kind)
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
         request.wfile.write(data)
+
+
+class Store:
+    """An S3 at an address that pods reach, which checks who asks; with one bucket, `bucket`."""
+
+    def __init__(self, host: str) -> None:
+        self.server = ThreadedMotoServer(host, 0)
+
+    def __enter__(self) -> Store:
+        self.server.start()
+        self.url = "http://{}:{}".format(*self.server.get_host_and_port())
+        requests.post(f"{self.url}/moto-api/reset-auth", data=b"3", timeout=60)
+        known = {"endpoint_url": self.url, "region_name": "us-east-1"}
+        first = {**known, "aws_access_key_id": "first", "aws_secret_access_key": "first"}
+        iam = boto3.client("iam", **first)
+        iam.create_user(UserName="stage")
+        policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+        iam.put_user_policy(UserName="stage", PolicyName="all", PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName="stage")["AccessKey"]
+        self.credential = {"id": key["AccessKeyId"], "key": key["SecretAccessKey"]}
+        own = {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
+        self.client = boto3.client("s3", **known, **own)
+        self.client.create_bucket(Bucket="bucket")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.server.stop()
+
+    def stage(self, **values: Any) -> dict[str, Any]:
+        """The setting of a target."""
+        secrets = {"AWS_ACCESS_KEY_ID": "k8s-secret:store/id", "AWS_SECRET_ACCESS_KEY": "k8s-secret:store/key"}
+        env = {"AWS_ENDPOINT_URL": self.url, "AWS_DEFAULT_REGION": "us-east-1"}
+        return {"image": STAGE, "env": env, "secrets": secrets, **values}
+
+    def names(self, prefix: str) -> list[str]:
+        """Of the objects below it."""
+        found = self.client.list_objects_v2(Bucket="bucket", Prefix=prefix)
+        return [each["Key"].removeprefix(prefix) for each in found.get("Contents", [])]
+
+    def text(self, name: str) -> str:
+        """What an object holds."""
+        content: bytes = self.client.get_object(Bucket="bucket", Key=name)["Body"].read()
+        return content.decode()
 
 
 @dataclass

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mlctl.backends.kubernetes import stager
 from mlctl.backends.kubernetes.launch import METRICS, RERUN, ROOT, UNSAVED, Launch, script
 
 SHELLS = [words for words in (["/bin/sh"], ["bash", "--posix"], ["busybox", "sh"]) if shutil.which(words[0])]
@@ -102,3 +105,41 @@ def test_nodes_need_their_number(start: Start, tmp_path: Path) -> None:
     words = ["/bin/sh", "-c", "echo $RANK $WORLD_SIZE $NODE_RANK $MASTER_ADDR $MASTER_PORT"]
     process = start(launch, *words, JOB_COMPLETION_INDEX="1")
     assert process.communicate(timeout=60)[0] == "1 2 1 run-0.service 29500\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [("true", 0), ("exit 3", 0), ("kill -9 $PPID", 1), ("sleep 90 >&- 2>&- & echo $! >left", 0)],
+    ids=range(4),
+)
+def test_who_saves_outputs_waits_for_the_end_however_it_comes(
+    start: Start, tmp_path: Path, how: str, code: int
+) -> None:
+    os.mkfifo(tmp_path / "pod/alive")
+    source = Path(stager.__file__).read_text()
+    words = [sys.executable, "-c", source, "save", str(tmp_path / "pod"), '{"fetch": [], "save": []}']
+    with subprocess.Popen(words) as saves:
+        start(Launch("{}", staged=True), "/bin/sh", "-c", f"while ! [ -e {tmp_path}/go ]; do sleep 0.05; done; {how}")
+        with pytest.raises(subprocess.TimeoutExpired):
+            saves.wait(1)
+        (tmp_path / "go").touch()
+        assert saves.wait(60) == code
+    with contextlib.suppress(FileNotFoundError):
+        os.kill(int((tmp_path / "pod/left").read_text()), signal.SIGKILL)  # which kept nobody waiting
+
+
+def catches(pid: int, number: int) -> bool:
+    caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+    return bool(int(caught, 16) & 1 << number - 1)
+
+
+def test_who_saves_outputs_hears_sigterm(tmp_path: Path) -> None:
+    source = Path(stager.__file__).read_text()
+    words = [sys.executable, "-c", source, "save", str(tmp_path), '{"fetch": [], "save": []}']
+    with subprocess.Popen(words) as saves:
+        deadline = time.monotonic() + 60
+        while not catches(saves.pid, signal.SIGTERM):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        saves.send_signal(signal.SIGTERM)
+        assert saves.wait(60) == 143

@@ -45,6 +45,11 @@ TARGET: dict[str, Any] = {
         "spec": {"containers": [{"name": "job", "securityContext": {"runAsNonRoot": True}}]},
     },
     "secrets": {"TOKEN": "k8s-secret:hub/token"},
+    "stage": {
+        "image": "registry.example/stage:1",
+        "env": {"AWS_ENDPOINT_URL": "https://store.example"},
+        "secrets": {"AWS_SECRET_ACCESS_KEY": "k8s-secret:store/key"},
+    },
 }
 COMMON: dict[str, Any] = {
     "name": "churn",
@@ -77,8 +82,8 @@ JOBS: dict[str, dict[str, Any]] = {
     "batch-inference": {
         **COMMON,
         "image": "registry.example/churn:7",
-        "inputs": {"model": "volume://data/mlctl/runs/churn-x/0/outputs/model"},
-        "outputs": {"scores": {"mode": "mount"}},
+        "inputs": {"model": "volume://data/mlctl/runs/churn-x/0/outputs/model", "data": "s3://bucket/churn/data.csv"},
+        "outputs": {"scores": {"mode": "mount"}, "report": {"uri": "gs://bucket/reports"}},
         "queue_timeout": "1h",
     },
 }  # fmt: skip
@@ -215,6 +220,37 @@ def test_template_is_laid_over_by_name() -> None:
     assert spec["tolerations"] == [*TARGET["tolerations"], {"key": "more"}]
 
 
+def test_store_is_reached_by_containers_of_the_stage_image_alone() -> None:
+    spec = golden("batch-inference")["job"]["spec"]["template"]["spec"]
+    fetch, (own, save) = spec["initContainers"][0], spec["containers"]
+    assert (fetch["name"], own["name"], save["name"]) == ("stage-in", "job", "stage-out")
+    assert {fetch["image"], save["image"]} == {"registry.example/stage:1"}
+    key = {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": {"name": "store", "key": "key"}}}
+    assert key in fetch["env"]
+    assert key in save["env"]
+    assert not [each for each in own["env"] if each["name"].startswith("AWS")]
+    plan = json.loads(save["command"][-1].replace("$$", "$"))
+    address = f"gs://bucket/reports/{NAME}/report"
+    assert plan == {
+        "fetch": [["s3://bucket/churn/data.csv", "/mlctl/inputs/data/data.csv"]],
+        "save": [[address, "/mlctl/outputs/report"]],
+    }
+    env = {each["name"]: each.get("value") for each in own["env"]}
+    assert (env["MLCTL_INPUT_DATA"], env["MLCTL_OUTPUT_REPORT"]) == (
+        "/mlctl/inputs/data/data.csv",
+        "/mlctl/outputs/report",
+    )
+    assert request.record(golden("batch-inference")["job"])["outputs"]["report"] == address
+    only_inputs = planned(inputs={"data": "s3://bucket/x"}).request["job"]["spec"]["template"]["spec"]
+    assert [each["name"] for each in only_inputs["containers"]] == ["job"]
+
+
+def test_store_may_be_the_storage() -> None:
+    plan = planned(target={**TARGET, "storage": "s3://bucket/mlctl"}, outputs={"model": {}})
+    address = "s3://bucket/mlctl/runs/churn-abcdefghijklmnop/1/outputs/model"
+    assert request.record(plan.request["job"])["outputs"] == {"model": address}
+
+
 def test_spot_without_nodes_for_it_is_a_loss() -> None:
     target = {name: value for name, value in TARGET.items() if name != "spot"}
     assert [loss.field for loss in planned(target=target, resources={"spot": True}).losses] == ["resources.spot"]
@@ -232,7 +268,22 @@ def test_fields_that_a_server_drops_are_found() -> None:
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], type[MlctlError], str]] = [
     ({}, {"inputs": {"data": "volume://nowhere/x"}}, Unsupported, "volumes: data, shared, scratch"),
     ({}, {"inputs": {"data": "volume://data/../x"}}, Unsupported, r"expected volume://NAME/PATH"),
-    ({}, {"outputs": {"model": {"uri": "s3://bucket/x"}}}, Unsupported, r"volumes of the target only"),
+    ({}, {"outputs": {"model": {"uri": "dbfs:///x"}}}, Unsupported, r"volumes of the target and object stores"),
+    ({"stage": None}, {"outputs": {"model": {"uri": "s3://b/x"}}}, Unsupported, r"targets\.prod\.stage names no image"),
+    ({"stage": None}, {"inputs": {"data": "s3://b/x"}}, Unsupported, r"targets\.prod\.stage names no image"),
+    (
+        {},
+        {"inputs": {"data": {"uri": "s3://b/x", "mode": "mount"}}},
+        Unsupported,
+        r"'mount' of 's3://b/x', which is copied",
+    ),
+    ({}, {"outputs": {"model": {"uri": "s3://b/x", "mode": "mount"}}}, Unsupported, r"which is copied; leave mode out"),
+    (
+        {"stage": {"image": "x:1", "secrets": {"KEY": "env:KEY"}}},
+        {"inputs": {"data": "s3://b/x"}},
+        InvalidConfig,
+        r"targets\.prod\.stage\.secrets\.KEY: got a source of another sort \(env:\)",
+    ),
     ({}, {"outputs": {"model": {"uri": "volume://shared/x"}}}, Unsupported, "read_only"),
     ({"storage": None}, {"outputs": {"model": {}}}, InvalidConfig, r"targets\.prod\.storage: it is not set"),
     ({}, {"resources": {"accelerators": "A100"}}, Unsupported, "doesn't name; did you mean 'A10G'"),
@@ -263,7 +314,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"ttl": "soon"}, "expected a duration such as 7d"),
     ({"volumes": {"data": {}}}, "expected a mapping of names to"),
     ({"volumes": {"data": {"claim": "a", "host": "/b"}}}, "expected a mapping of names to"),
-    ({"storage": "s3://bucket"}, r"such as volume://data/mlctl"),
+    ({"storage": "ftp://bucket"}, r"such as volume://data/mlctl"),
+    ({"stage": {}}, r"\{image: IMAGE\} with python3"),
+    ({"stage": {"image": "x:1", "secret": {}}}, r"\{image: IMAGE\} with python3"),
     ({"accelerators": {"A10G": {}}}, r"nvidia\.com/gpu"),
     ({"template": {"kind": "Pod"}}, "metadata: and spec:"),
     ({"name_space": "x"}, "unknown setting; did you mean 'namespace'"),

@@ -148,6 +148,31 @@ def test_pod_that_somebody_removes(harness: KubernetesHarness, how: str) -> None
         assert (harness.place.volume / f"mlctl/runs/{stem}/checkpoints/ran").read_text() == "ran\n"
 
 
+def test_node_that_is_drained_in_mid_run(harness: KubernetesHarness) -> None:
+    if not harness.place.cluster:
+        print("unproven: the nodes of another's cluster are not ours to drain")
+        return
+    core = harness.place.core
+    made = execution(harness, command={"shell": 'echo ran >>"$MLCTL_CHECKPOINT_DIR/ran"; echo up; sleep 600'})
+    run = made.start().run
+    eventually(lambda: lines(made.backend, run) == ["up"])
+    core.patch_node("localhost", {"spec": {"unschedulable": True}})
+    try:
+        (pod,) = harness.pods(run)
+        whole = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod.metadata.name}}
+        core.create_namespaced_pod_eviction(pod.metadata.name, NAMESPACE, whole)
+        waiting = eventually(lambda: "unschedulable" in (status := state_of(made.backend, run)).message and status)
+        assert waiting.state is State.QUEUED  # this server makes another pod
+    finally:
+        core.patch_node("localhost", {"spec": {"unschedulable": False}})
+    status = ended(made.backend, run)
+    assert (status.state, status.reason) == (State.FAILED, Reason.INFRA)
+    assert "started before" in status.message
+    assert harness.native(run).count == 1
+    stem = run.name.rpartition("-")[0]
+    assert (harness.place.volume / f"mlctl/runs/{stem}/checkpoints/ran").read_text() == "ran\n"
+
+
 def test_disk_beyond_the_limit_is_the_jobs_own_fault(harness: KubernetesHarness) -> None:
     if harness.place.cluster:
         print("unproven here: a limit of disk; the kubelet of our own cluster sees no pod's disk")

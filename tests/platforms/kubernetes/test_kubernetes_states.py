@@ -70,6 +70,14 @@ def ended(code: int = 1, reason: str = "Error", message: str = "") -> dict[str, 
     }
 
 
+def beside(made: dict[str, Any], name: str, code: int | None, message: str = "") -> dict[str, Any]:
+    """A pod with a container beside the job's, which runs where it has no exit code."""
+    state = RUNNING if code is None else {"terminated": {"exitCode": code, "reason": "Error", "message": message}}
+    where = "initContainerStatuses" if name == "stage-in" else "containerStatuses"
+    made["status"].setdefault(where, []).append({"name": name, "state": state})
+    return made
+
+
 def disrupted(reason: str) -> list[dict[str, Any]]:
     return [{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "a node was taken back"}]
 
@@ -183,6 +191,31 @@ FAILED: dict[str, tuple[Any, list[Any], Reason, str, int | None]] = {
         "saved",
         1,
     ),
+    "not fetched": (
+        job(BACKOFF),
+        [
+            beside(
+                pod("Failed", {"waiting": {}}), "stage-in", 1, "mlctl: an input could not be fetched: s3://b: Timeout"
+            )
+        ],
+        Reason.INFRA,
+        "Timeout",
+        1,
+    ),
+    "not uploaded": (
+        job(BACKOFF),
+        [beside(pod("Failed", ended(0, "Completed")), "stage-out", 1, "mlctl: an output could not be saved: s3://b")],
+        Reason.INFRA,
+        "saved: s3://b",
+        1,
+    ),
+    "own code before the other's": (
+        job(BACKOFF),
+        [beside(pod("Failed", ended(3)), "stage-out", 1, "")],
+        Reason.ERROR,
+        "exit code 3",
+        3,
+    ),
     "given up": (job(("Failed", "DeadlineExceeded"), ended=(Reason.QUOTA, "waited")), [], Reason.QUOTA, "waited", None),
 }
 
@@ -207,11 +240,15 @@ def test_unknown_state_is_an_error() -> None:
         states.status_of(job(("Failed", "Bored")), [], (), NOW)
 
 
+START_ERROR = {"terminated": {"exitCode": 128, "reason": "StartError", "message": "no such file", "startedAt": ago(50)}}
+
 LIVING: dict[str, tuple[Any, list[Any], State]] = {
     "no pod": (job(), [], State.QUEUED),
     "queue": (job(suspend=True), [], State.QUEUED),
     "pulling": (job(), [pod("Pending", {"waiting": {"reason": "ContainerCreating"}})], State.STARTING),
     "running": (job(), [pod("Running", RUNNING)], State.RUNNING),
+    "fetching": (job(), [beside(pod("Pending", {"waiting": {}}), "stage-in", None)], State.STARTING),
+    "saving": (job(), [beside(pod("Running", ended(0)), "stage-out", None)], State.RUNNING),
     "one of two": (job(parallelism=2), [pod("Running", RUNNING)], State.QUEUED),
     "two of two": (job(parallelism=2), [pod("Running", RUNNING), pod("Succeeded", ended(0))], State.RUNNING),
     "ending": (job(("FailureTarget", "PodFailurePolicy")), [pod("Running", RUNNING)], State.STOPPING),
@@ -248,9 +285,13 @@ def waits(reason: str) -> dict[str, Any]:
 OVERDUE: dict[str, tuple[Any, list[Any], Reason | None]] = {
     "patient": (job(record={"patience": 200, "queued": False}), [], None),
     "unscheduled": (job(), [], Reason.NO_CAPACITY),
+    "made anew": (job(), [pod("Pending", {"waiting": {}}, creationTimestamp=ago(5))], None),
+    "made anew, long ago": (job(), [pod("Pending", {"waiting": {}}, creationTimestamp=ago(65))], Reason.NO_CAPACITY),
     "no name": (job(record={"patience": 1800}), [waits("InvalidImageName")], Reason.IMAGE),
     "a registry's moment": (job(record={"patience": 1800}), [waits("ImagePullBackOff")], None),  # for 20 s
     "no image": (job(record={"patience": 10}), [waits("ImagePullBackOff")], Reason.IMAGE),
+    "fetching takes its time": (job(), [beside(pod("Pending", {"waiting": {}}), "stage-in", None)], None),
+    "no shell, one waits": (job(), [beside(pod("Running", START_ERROR), "stage-out", None)], Reason.ERROR),
     "a queue's time": (job(suspend=True), [], None),
     "time in a queue counts": (job(suspend=True, record={"patience": 60, "queued": True}), [], Reason.NO_CAPACITY),
     "running": (job(), [pod("Running", RUNNING)], None),

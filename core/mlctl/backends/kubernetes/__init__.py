@@ -13,11 +13,14 @@ Settings: see docs/kubernetes.md.
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import re
+import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,10 +30,11 @@ from mlctl.backend import Base, Facts, Features, Finding, Settings
 from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable
 from mlctl.job import Job
 from mlctl.policy import Admitted
-from mlctl.runs import Found, Key, Logs, Plan, Reason, Result, Run, Stamp, Status, Upload
+from mlctl.runs import Found, Key, Logs, Plan, Reason, Result, Run, Stamp, State, Status, Upload
 
-from . import doctor, logs, request, states
+from . import doctor, logs, prune, request, staging, states
 from .api import Api, Conflict, Missing
+from .mirror import Mirror
 from .request import DOMAIN
 from .settings import NAMES, check, duration
 
@@ -38,7 +42,8 @@ __all__ = ["Kubernetes"]
 
 log = logging.getLogger(__name__)
 
-_NAMED = 100  # runs that are asked for by name; more are a list of all that is mlctl's
+_NAMED = 100  # runs that are asked for by name; more are a watch of all that is mlctl's
+_NAP = 0.1  # seconds for which no watch is worth its while
 _TOLD = {"spec.podFailurePolicy", "spec.ttlSecondsAfterFinished"}
 """What a server may drop: the pod says itself that it was evicted, and `mlctl gc` removes what has no TTL."""
 
@@ -78,10 +83,15 @@ class Kubernetes(Base):
         check(settings)
         self.remembers = timedelta(seconds=duration(settings, "ttl", "7d"))
         self._api = Api(settings)
+        self._lock = threading.Lock()
+        self._mirrors: dict[tuple[str, str], Mirror] = {}
+        self._last = threading.local()
+        """`list`: namespace, selector and version of the thread's last list of Jobs."""
 
     def resolve(self, job: Job) -> Facts:
         """The cluster and the namespace; the digests and sizes of the inputs that are on this machine."""
-        data.reached(job, {"file": "upload", "volume": "mount"}, "a job on Kubernetes")
+        ways = {"file": "upload", "volume": "mount", **dict.fromkeys(staging.STORES, "download")}
+        data.reached(job, ways, "a job on Kubernetes")
         found = data.local_inputs(job)
         sizes = {}
         for name, each in found.items():
@@ -193,8 +203,11 @@ class Kubernetes(Base):
 
     def _pods(self, namespace: str, selector: str) -> dict[str, list[dict[str, Any]]]:
         """Run's name -> its pods, in the order in which they were made."""
+        return self._by_run(self._api.listed("pods", namespace, selector))
+
+    def _by_run(self, all_pods: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         found = defaultdict(list)
-        for pod in self._api.listed("pods", namespace, selector):
+        for pod in all_pods:
             found[str((pod["metadata"].get("labels") or {}).get(f"{DOMAIN}/run"))].append(pod)
         for pods in found.values():
             pods.sort(key=lambda pod: (_index(pod), pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
@@ -213,13 +226,12 @@ class Kubernetes(Base):
         try:
             job = self._api.call("GET", self._api.path("jobs", namespace, run.name))
         except Missing:
-            raise RunNotFound(
-                f"{run}: there is no such Job; it is removed some days after its end, or by somebody"
-            ) from None
+            raise _gone(run) from None
         return job, self._pods(namespace, f"{DOMAIN}/run={run.name}").get(run.name, [])
 
     def status(self, runs: Sequence[Run]) -> Mapping[Run, Status | MlctlError]:
-        """For each namespace one list of Jobs and one of pods; and one of warnings where only they say why a run waits."""
+        """For each namespace one list of Jobs and one of pods, or for many runs a watch of each that goes on between calls; and
+        a list of warnings where only they say why a run waits."""
         answer: dict[Run, Status | MlctlError] = {}
         groups: dict[str, list[Run]] = defaultdict(list)
         for run in runs:
@@ -235,30 +247,60 @@ class Kubernetes(Base):
         return answer
 
     def _statuses(self, namespace: str, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
-        selector = ",".join(f"{name}={value}" for name, value in request.MANAGED.items())
-        if len(runs) <= _NAMED:
-            selector = f"{DOMAIN}/run in ({','.join(run.name for run in runs)})"
-        jobs = {job["metadata"]["name"]: job for job in self._api.listed("jobs", namespace, selector)}
-        pods = self._pods(namespace, selector)
+        answer: dict[Run, Status | MlctlError] = {}
+        if len(runs) > _NAMED:
+            watched = self._judged(namespace, runs, lambda kind, **only: self._mirror(kind, namespace, **only).things())
+            answer = {run: status for run, (status, _) in watched.items()}
+            runs = [run for run, judged in watched.items() if _grave(*judged)]  # to be seen, not heard of, in one order
+        for first in range(0, len(runs), _NAMED):
+            some = runs[first : first + _NAMED]
+            named = _named(some)
+
+            def listed(kind: str, fields: str = "", named: str = named) -> list[dict[str, Any]]:
+                found, version = self._api.snapshot(kind, namespace, "" if fields else named, fields)
+                if kind == "jobs":
+                    self._last.list = namespace, named, version
+                return found
+
+            for run, (status, ending) in self._judged(namespace, some, listed).items():
+                try:
+                    answer[run] = (
+                        self._given_up(run, status, ending) if ending and isinstance(status, Status) else status
+                    )
+                except MlctlError as error:
+                    answer[run] = error
+        return answer
+
+    def _judged(
+        self, namespace: str, runs: Sequence[Run], things: Callable[..., list[dict[str, Any]]]
+    ) -> dict[Run, tuple[Status | MlctlError, states.Ending | None]]:
+        """For each run its status, and why it should be ended; `things` gives Jobs, pods and, where they are needed, warnings."""
+        jobs = {job["metadata"]["name"]: job for job in things("jobs")}
+        pods = self._by_run(things("pods"))
         events: list[dict[str, Any]] = []
         if any(run.name in jobs and states.silent(jobs[run.name], pods.get(run.name, [])) for run in runs):
-            events = self._api.listed("events", namespace, fields="type=Warning")
+            events = things("events", fields="type=Warning")
         now = self._api.now()
-        answer: dict[Run, Status | MlctlError] = {}
+        answer: dict[Run, tuple[Status | MlctlError, states.Ending | None]] = {}
         for run in runs:
             if run.name not in jobs:
-                answer[run] = RunNotFound(
-                    f"{run}: there is no such Job; it is removed some days after its end, or by somebody"
-                )
+                answer[run] = _gone(run), None
                 continue
             try:
                 job, own = jobs[run.name], pods.get(run.name, [])
-                answer[run] = status = states.status_of(job, own, events, now)
-                if ending := states.overdue(job, own, status, now):
-                    answer[run] = self._given_up(run, status, ending)
+                status = states.status_of(job, own, events, now)
+                answer[run] = status, states.overdue(job, own, status, now)
             except MlctlError as error:
-                answer[run] = error
+                answer[run] = error, None
         return answer
+
+    def _mirror(self, kind: str, namespace: str, fields: str = "") -> Mirror:
+        with self._lock:
+            if (kind, namespace) not in self._mirrors:
+                self._mirrors[kind, namespace] = Mirror(
+                    self._api, kind, namespace, "" if fields else request.ALL, fields
+                )
+            return self._mirrors[kind, namespace]
 
     def _given_up(self, run: Run, status: Status, ending: states.Ending) -> Status:
         """Ends a run that waited for too long. Who may only look sees it wait."""
@@ -267,6 +309,21 @@ class Kubernetes(Base):
         except Unauthorized as error:
             log.warning("%s: %s, and can't be ended: %s", run.name, ending[1], error)
             return status
+
+    def pause(self, runs: Sequence[Run], seconds: float) -> None:
+        """Sleeps, but where few runs are waited for only until a Job of theirs changes: a watch since this thread's last status."""
+        until = time.monotonic() + seconds
+        namespace, named, version = getattr(self._last, "list", ("", "", ""))
+        if seconds >= _NAP and version and named == _named(runs) and {run.scope for run in runs} == {namespace}:
+            silent = seconds if seconds < 1 else seconds + 1  # who is quiet for longer than that is broken
+            changes = self._api.changes("jobs", namespace, named, "", version, max(1, int(seconds)), silent)
+            with (
+                contextlib.suppress(MlctlError),
+                contextlib.closing(changes),
+            ):  # whatever it is, the next status says so
+                if any(how != "BOOKMARK" for how, _ in changes):
+                    return
+        time.sleep(max(0.0, until - time.monotonic()))
 
     def logs(self, run: Run, since: str = "") -> Logs:
         """What the kubelet keeps of each pod's log: 10 MiB, unless the cluster says otherwise."""
@@ -324,35 +381,23 @@ class Kubernetes(Base):
 
     def prune(self, before: float, dry: bool) -> Iterator[str]:
         """ConfigMaps and Services whose Job was never made or didn't get to own them, and ended Jobs without a TTL."""
-        namespace, api = self._api.namespace, self._api
-        selector = ",".join(f"{name}={value}" for name, value in request.MANAGED.items())
-        jobs, used = api.listed("jobs", namespace, selector), set()
-        pods = self._pods(namespace, selector)
-        gone: list[tuple[str, str]] = []
-        for job in jobs:
-            name, kept = job["metadata"]["name"], request.record(job)
-            try:
-                finished = states.status_of(job, pods.get(name, []), (), api.now()).finished
-            except MlctlError:  # in a state that isn't known is not ended
-                finished = None
-            old = finished and finished.timestamp() < before
-            if old and (not job["spec"].get("ttlSecondsAfterFinished") or job["spec"].get("parallelism") == 0):
-                gone.append(("jobs", name))
-            else:
-                used |= {("configmaps", each) for each in kept.get("files", ())} | {("services", kept.get("service"))}
-        for kind in ("configmaps", "services"):
-            for thing in api.listed(kind, namespace, selector):
-                metadata = thing["metadata"]
-                made = datetime.fromisoformat(metadata["creationTimestamp"].replace("Z", "+00:00")).timestamp()
-                if not metadata.get("ownerReferences") and (kind, metadata["name"]) not in used and made < before:
-                    gone.append((kind, metadata["name"]))
-        for kind, name in gone:
-            if not dry:
-                try:
-                    api.call("DELETE", api.path(kind, namespace, name), {"propagationPolicy": "Background"})
-                except Missing:
-                    continue
-            yield f"{kind}/{name} of namespace {namespace}"
+        jobs = self._api.listed("jobs", self._api.namespace, request.ALL)
+        return prune.removed(self._api, jobs, self._pods(self._api.namespace, request.ALL), before, dry)
+
+
+def _named(runs: Iterable[Run]) -> str:
+    return f"{DOMAIN}/run in ({','.join(run.name for run in runs)})"
+
+
+def _gone(run: Run) -> RunNotFound:
+    return RunNotFound(f"{run}: there is no such Job; it is removed some days after its end, or by somebody")
+
+
+def _grave(status: Status | MlctlError, ending: states.Ending | None) -> bool:
+    """Whether it takes more than a watch's word, as watches of Jobs and of pods don't keep step."""
+    if isinstance(status, MlctlError):
+        return True
+    return ending is not None or (status.state.terminal and status.state is not State.SUCCEEDED)
 
 
 def _index(pod: Mapping[str, Any]) -> int:

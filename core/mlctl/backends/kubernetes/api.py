@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -17,9 +17,10 @@ from mlctl import __version__
 from mlctl.backend import Settings
 from mlctl.errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, one_line
 
-__all__ = ["Api", "Conflict", "Missing"]
+__all__ = ["Api", "Conflict", "Expired", "Missing"]
 
 PAGE = 500  # objects in an answer to a list
+Keep = Callable[[dict[str, Any]], dict[str, Any]]
 _INSIDE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _PREFIX = {"jobs": "/apis/batch/v1", "selfsubjectaccessreviews": "/apis/authorization.k8s.io/v1"}
 
@@ -32,8 +33,8 @@ class Conflict(MlctlError):
     """The name is taken, or the object was changed meanwhile. Always caught."""
 
 
-class _Expired(MlctlError):
-    """The page to go on from is too old."""
+class Expired(MlctlError):
+    """The version to go on from is too old. Always caught."""
 
 
 class Api:
@@ -114,6 +115,13 @@ class Api:
         return self._raw("GET", path, None, "", query).decode("utf-8", "replace")
 
     def _raw(self, method: str, path: str, body: Any, patch: str, query: Mapping[str, Any]) -> bytes:
+        data: bytes = self._answer(method, path, body, patch, query).data
+        return data
+
+    def _answer(
+        self, method: str, path: str, body: Any, patch: str, query: Mapping[str, Any], silent: float = 0
+    ) -> Any:  # fmt: skip
+        """An answer that is no error; its body is not read yet where it may be `silent`, for that many seconds."""
         headers = {"Accept": "application/json, */*", "User-Agent": f"mlctl/{__version__}"}
         if body is not None:
             headers["Content-Type"] = f"application/{f'{patch}-patch+' if patch else ''}json"
@@ -126,8 +134,11 @@ class Api:
             with self._translated():
                 answer = connections.request(
                     method, f"{configuration.host.rstrip('/')}{path}{'?' if asked else ''}{asked}", body=content,
-                    headers={**headers, **_credentials(configuration)}, timeout=Timeout(connect=10, read=60), retries=False,
+                    headers={**headers, **_credentials(configuration)}, timeout=Timeout(connect=10, read=silent or 60),
+                    retries=False, preload_content=not silent,
                 )  # fmt: skip
+                if silent and not 200 <= answer.status < 300:
+                    answer.read(cache_content=True)
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 there = parsedate_to_datetime(answer.headers["Date"]).timestamp()
                 self._ahead = there - datetime.now(timezone.utc).timestamp()
@@ -137,8 +148,7 @@ class Api:
                 continue
             if not 200 <= answer.status < 300:
                 self._refused(answer.status, answer.data)
-            data: bytes = answer.data
-            return data
+            return answer
         raise AssertionError("unreachable")
 
     def _at(self) -> str:
@@ -172,7 +182,7 @@ class Api:
         if status == 409:
             raise Conflict(text)
         if status == 410:
-            raise _Expired(text)
+            raise Expired(text)
         if status in (408, 429) or status >= 500:
             raise Unavailable(f"{self._at()}: {self.account}: {text}")
         raise InvalidConfig(f"{self._at()}: {self.account} refused the request: {text}")
@@ -184,6 +194,12 @@ class Api:
 
     def listed(self, kind: str, namespace: str, selector: str = "", fields: str = "") -> list[dict[str, Any]]:
         """All objects of a kind that match, page by page; from the start once where a page came too late."""
+        return self.snapshot(kind, namespace, selector, fields)[0]
+
+    def snapshot(
+        self, kind: str, namespace: str, selector: str = "", fields: str = "", keep: Keep = dict
+    ) -> tuple[list[dict[str, Any]], str]:
+        """What `listed` gives, of each what `keep` leaves of it, and the version at which it was so."""
         for last in (False, True):
             found: list[dict[str, Any]] = []
             token = ""
@@ -193,14 +209,51 @@ class Api:
                         "GET", self.path(kind, namespace), limit=PAGE, labelSelector=selector, fieldSelector=fields,
                         **({"continue": token} if token else {}),
                     )  # fmt: skip
-                    found += page.get("items") or []
-                    token = (page.get("metadata") or {}).get("continue") or ""
+                    found += map(keep, page.get("items") or [])
+                    metadata = page.get("metadata") or {}
+                    token = metadata.get("continue") or ""
                     if not token:
-                        return found
-            except _Expired as reason:
+                        return found, str(metadata.get("resourceVersion") or "")
+            except Expired as reason:
                 if last:
                     raise Unavailable(f"{self._at()}: {reason}") from None
         raise AssertionError("unreachable")
+
+    def changes(
+        self, kind: str, namespace: str, selector: str, fields: str, version: str, seconds: int, silent: float
+    ) -> Generator[tuple[str, dict[str, Any]]]:
+        """One watch: each change after `version`, ADDED, MODIFIED, DELETED or BOOKMARK, with the object, as it comes.
+
+        The server ends it after `seconds`; one that is silent for `silent` seconds is held to be broken: Unavailable.
+        Raises Expired where the version is too old, and what `call` does.
+        """
+        query = {
+            "watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": seconds,
+            "labelSelector": selector, "fieldSelector": fields,
+        }  # fmt: skip
+        answer = self._answer("GET", self.path(kind, namespace), None, "", query, silent=silent)
+        blocks, rest = answer.stream(), b""
+        try:
+            while True:
+                with self._translated():
+                    block = next(blocks, b"")
+                if not block:
+                    return
+                *lines, rest = (rest + block).split(b"\n")
+                for line in filter(None, lines):
+                    yield self._change(line)
+        finally:
+            answer.close()  # a connection with something unread can't be used again
+
+    def _change(self, line: bytes) -> tuple[str, dict[str, Any]]:
+        try:
+            change = json.loads(line)
+            kind, thing = change["type"], change["object"]
+        except (ValueError, KeyError, TypeError):
+            raise Unavailable(f"{self._at()}: answered with what is no change: {one_line(line[:80])}") from None
+        if kind == "ERROR":
+            self._refused(int(thing.get("code") or 500), json.dumps(thing).encode())
+        return kind, thing
 
 
 def _credentials(configuration: Any) -> dict[str, str]:

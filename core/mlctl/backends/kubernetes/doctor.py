@@ -13,12 +13,12 @@ from .api import Api
 __all__ = ["RIGHTS", "findings"]
 
 RIGHTS = (
-    ("batch", "jobs", ("create", "get", "list", "patch", "delete")),
-    ("", "pods", ("list", "patch")),
+    ("batch", "jobs", ("create", "get", "list", "watch", "patch", "delete")),
+    ("", "pods", ("list", "watch", "patch")),
     ("", "pods/log", ("get",)),
     ("", "configmaps", ("create", "list", "patch", "delete")),
     ("", "services", ("create", "list", "patch", "delete")),
-    ("", "events", ("list",)),
+    ("", "events", ("list", "watch")),
 )
 """Group, resource and verbs: all that mlctl does in a cluster. role.yaml grants them."""
 

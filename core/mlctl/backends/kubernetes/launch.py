@@ -52,6 +52,8 @@ class Launch:
     requirements: Iterable[str] = ()
     saved: Mapping[str, str] = field(default_factory=dict)
     """An output's place -> where it is copied to after success."""
+    staged: bool = False
+    """Whether a container beside the job's waits for its end: see stager.py."""
     nodes: int = 1
     master: str = "127.0.0.1"
     distribution: tuple[str, int] | None = None
@@ -67,6 +69,8 @@ def script(launch: Launch) -> str:
     if launch.nodes > 1:
         old = f"mlctl: this cluster knows no Indexed Jobs, which nodes: {launch.nodes} needs; it takes Kubernetes 1.24 or newer"
         lines.append(f'[ -n "${{JOB_COMPLETION_INDEX:-}}" ] || fail {quote(old)}')
+    if launch.staged:
+        lines.append(f"exec 9<>{ROOT}/alive")  # until this container has ended, however it does
     lines.append(f"mkdir {ROOT}/started 2>/dev/null || fail {quote(RERUN + ', in this pod')}")
     if launch.claim:
         claim = f'{quote(launch.claim)}"${UID_VARIABLE}-${{JOB_COMPLETION_INDEX:-0}}"'
@@ -94,6 +98,9 @@ def script(launch: Launch) -> str:
     for source, target in launch.saved.items():
         failed = quote(f"{UNSAVED}: {source.rpartition('/')[2]}")
         lines.append(f'[ "$code" != 0 ] || cp -R {quote(source)}/. {quote(target)}/ || fail {failed}')
+    if launch.staged:
+        note = f"""printf %s "$code" >{ROOT}/ended.new && mv {ROOT}/ended.new {ROOT}/ended"""
+        lines.append(f"{note} || fail {quote(UNSAVED + ': the disk is full')}")
     return "\n".join([*lines, 'exit "$code"', ""])
 
 
@@ -101,7 +108,7 @@ def script(launch: Launch) -> str:
 _RUN = (
     "job= told= again= code=0",
     """trap 'told=1; [ -z "$job" ] || kill -TERM "$job" 2>/dev/null || :' TERM""",
-    '"$@" & job=$!',
+    '"$@" 9>&- & job=$!',  # nothing that the job starts keeps what this shell holds
     '[ -z "$told" ] || kill -TERM "$job" 2>/dev/null || :',
     "while :; do",
     '    told= last=0; wait "$job" || last=$?',

@@ -12,7 +12,7 @@ from mlctl.job import Job
 from mlctl.runs import Loss
 
 from .launch import FILES, ROOT, UID_VARIABLE
-from .settings import Volume, duration
+from .settings import Volume, duration, secret_key
 
 __all__ = ["CONTAINER", "Pod"]
 
@@ -148,12 +148,7 @@ class Pod:
         return {name: each for name, each in (("requests", requests), ("limits", limits)) if each}
 
     def _secret(self, name: str) -> dict[str, Any]:
-        source = str(self.settings.values.get("secrets", {}).get(name, ""))
-        match = re.fullmatch(r"k8s-secret:([a-z0-9][-a-z0-9.]*)/([-._A-Za-z0-9]+)", source)
-        if not match:
-            got = f"got a source of another sort ({source.partition(':')[0]}:)" if source else "it is not set"
-            raise self.settings.fail(f"secrets.{name}", f"{got}, expected k8s-secret:NAME/KEY, of a Secret there")
-        return {"secretKeyRef": {"name": match[1], "key": match[2]}}
+        return secret_key(self.settings, f"secrets.{name}", str(self.settings.values.get("secrets", {}).get(name, "")))
 
 
 def _platform(job: Job) -> Mapping[str, Any]:

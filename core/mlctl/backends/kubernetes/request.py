@@ -18,12 +18,13 @@ from mlctl.errors import Unsupported, one_line
 from mlctl.job import Job
 from mlctl.runs import Loss, Plan, Run, Stamp, Upload
 
+from . import staging
 from .launch import FILES, ROOT, Launch, script
 from .pod import Pod
 from .settings import Volume, duration, volumes
 
 __all__ = [
-    "DOMAIN", "FILE_LIMIT", "MANAGED", "configmap", "make", "merged", "missing", "record", "stamp_of", "stamped",
+    "ALL", "DOMAIN", "FILE_LIMIT", "MANAGED", "configmap", "make", "merged", "missing", "record", "stamp_of", "stamped",
 ]  # fmt: skip
 
 DOMAIN = "mlctl.io"
@@ -31,6 +32,9 @@ DOMAIN = "mlctl.io"
 
 MANAGED = {"app.kubernetes.io/managed-by": "mlctl"}
 """The label of all that mlctl makes."""
+
+ALL = ",".join(f"{name}={value}" for name, value in MANAGED.items())
+"""Selects it."""
 
 FILE_LIMIT = 1_000_000
 """Bytes that one file may have: a ConfigMap holds 1 MiB."""
@@ -59,6 +63,9 @@ class _Maker:
         """Path below FILES -> the ConfigMap that holds it."""
         self.copied: dict[str, str] = {}
         self.saved: dict[str, str] = {}
+        self.fetched: dict[str, str] = {}
+        self.uploaded: dict[str, str] = {}
+        """The pod's path -> address in an object store."""
 
     def plan(self) -> Plan:
         job, values = self.job, self.settings.values
@@ -68,7 +75,7 @@ class _Maker:
         if job.package:
             self._file("code.tar.gz", str(job.package.path), job.package.sha256, job.package.size, ("code",))
         checkpoints, claim = f"{ROOT}/checkpoints", ""
-        if storage:
+        if storage and not self._staged(storage):
             runs = f"{self._path(storage, 'storage')}/runs/{self.stem}"
             checkpoints, claim = f"{runs}/checkpoints", f"{runs}/{self.attempt}/started-"
         places = contract.Places(inputs, outputs, f"{ROOT}/params.json", f"{ROOT}/metrics.jsonl", checkpoints)
@@ -78,7 +85,8 @@ class _Maker:
         launch = Launch(
             json.dumps(job.values(), ensure_ascii=False), claim,
             folders=[*outputs.values(), *self.saved.values(), places.checkpoints], copied=self.copied,
-            code=job.package is not None, requirements=job.requirement_lines, saved=self.saved, nodes=self.nodes,
+            code=job.package is not None, requirements=job.requirement_lines, saved=self.saved,
+            staged=bool(self.uploaded), nodes=self.nodes,
             master=f"{self.name}-0.{self.service}" if self.service else "127.0.0.1", distribution=self._distribution(),
         )  # fmt: skip
         text = script(launch)
@@ -89,7 +97,7 @@ class _Maker:
             [_escaped(word) for word in words],
             {key: _escaped(value) for key, value in env.items()},
         )
-        spec = pod.spec(container, self.files, self.mounted)
+        spec = staging.added(pod.spec(container, self.files, self.mounted), self.settings, self.fetched, self.uploaded)
         if self.service:
             spec["subdomain"] = self.service
         labels = {
@@ -207,6 +215,10 @@ class _Maker:
                 source = local.path if local.single else str(PurePosixPath(local.path, file))
                 self._file(f"inputs/{name}/{file}", source, digest, self.facts["sizes"][source], ("inputs", name))
             return f"{FILES}/inputs/{name}/{local.files[0][0]}" if local.single else f"{FILES}/inputs/{name}"
+        if self._staged(each.uri):
+            target = f"{ROOT}/inputs/{name}/{PurePosixPath(each.uri).name}"
+            self.fetched[target] = self._reached(each.uri, each.mode, ("inputs", name))
+            return target
         try:
             place = self._path(each.uri)
         except ValueError as reason:
@@ -221,15 +233,20 @@ class _Maker:
         places, addresses = {}, {}
         for name, each in self.job.outputs.items():
             if not each.uri and not storage:
-                text = f"it is not set, and the job leaves {name}; expected a folder of a volume such as volume://data/mlctl"
+                text = f"it is not set, and the job leaves {name}; expected a folder such as volume://data/mlctl"
                 raise self.settings.fail("storage", text)
             address = (
                 f"{each.uri.rstrip('/')}/{self.name}/{name}"
                 if each.uri
                 else f"{storage}/runs/{self.stem}/{self.attempt}/outputs/{name}"
             )
+            if self._staged(address):
+                places[name] = f"{ROOT}/outputs/{name}"
+                addresses[name] = self.uploaded[places[name]] = self._reached(address, each.mode, ("outputs", name))
+                continue
             if data.scheme(address) != "volume":
-                text = f"got '{each.uri}', and Kubernetes writes to volumes of the target only, such as volume://data/models"
+                known = "volume://data/models, " + ", ".join(f"{one}:" for one in sorted(staging.STORES))
+                text = f"got '{each.uri}', and Kubernetes writes to volumes of the target and object stores: {known}"
                 raise Unsupported(str(self.job.fail(("outputs", name, "uri"), text)))
             try:
                 place = self._path(address)
@@ -242,6 +259,20 @@ class _Maker:
                 places[name] = f"{ROOT}/outputs/{name}"
                 self.saved[places[name]] = place
         return places, addresses
+
+    def _staged(self, address: str) -> bool:
+        return data.scheme(address) in staging.STORES
+
+    def _reached(self, address: str, mode: str, keys: tuple[str, ...]) -> str:
+        """The address in an object store. Raises Unsupported where the target has no way to it, or it would be mounted."""
+        if "stage" not in self.settings.values:
+            stage = f"targets.{self.settings.target}.stage"
+            text = f"got '{address}', and {stage} names no image that reaches it; set that, or use a volume"
+            raise Unsupported(str(self.job.fail(keys, text)))
+        if mode == "mount":
+            text = f"got 'mount' of '{address}', which is copied; leave mode out, or mount it as a volume of the target"
+            raise Unsupported(str(self.job.fail((*keys, "mode"), text)))
+        return address
 
     def _distribution(self) -> tuple[str, int] | None:
         asked = self.job.distribution

@@ -11,7 +11,7 @@ from mlctl.backend import Settings
 from mlctl.errors import one_line
 from mlctl.units import seconds
 
-__all__ = ["NAMES", "Volume", "check", "duration", "volumes"]
+__all__ = ["NAMES", "Volume", "check", "duration", "secret_key", "volumes"]
 
 _NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 
@@ -82,6 +82,16 @@ def _volumes(value: Any) -> bool:
     )
 
 
+def _stage(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and value.keys() <= {"image", "env", "secrets"}
+        and _text(r"\S+")(value.get("image"))
+        and _words(value.get("env", {}))
+        and _words(value.get("secrets", {}))
+    )
+
+
 def _template(value: Any) -> bool:
     return isinstance(value, Mapping) and value.keys() <= {"metadata", "spec"}
 
@@ -110,7 +120,15 @@ _ALLOWED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         _volumes,
         "a mapping of names to {claim: NAME}, {host: /PATH} or {nfs: SERVER:/PATH}, with at: /PATH and read_only: true",
     ),
-    "storage": (_text(r"volume://[a-z0-9-]+(/[A-Za-z0-9._-]+)*/?"), "a folder of a volume such as volume://data/mlctl"),
+    "storage": (
+        _text(r"(volume|s3|gs|abfss?)://[A-Za-z0-9._@-]+(/[A-Za-z0-9._=-]+)*/?"),
+        "a folder of a volume such as volume://data/mlctl, or of an object store such as s3://bucket/mlctl",
+    ),
+    "stage": (
+        _stage,
+        "{image: IMAGE} with python3, fsspec and what it needs for the store, and env: {NAME: value} and "
+        "secrets: {NAME: k8s-secret:NAME/KEY} that it reaches the store by",
+    ),
     "template": (_template, "a mapping of metadata: and spec:, laid over the pod's template"),
 }
 
@@ -124,6 +142,15 @@ def check(settings: Settings) -> None:
         value = settings.values.get(name)
         if value is not None and not right(value):
             raise settings.fail(name, f"got {one_line(value)}, expected {expected}")
+
+
+def secret_key(settings: Settings, name: str, source: str) -> dict[str, Any]:
+    """Where a variable's value comes from, as a container has it. Raises InvalidConfig, naming the setting `name`."""
+    match = re.fullmatch(r"k8s-secret:([a-z0-9][-a-z0-9.]*)/([-._A-Za-z0-9]+)", source)
+    if not match:
+        got = f"got a source of another sort ({source.partition(':')[0]}:)" if source else "it is not set"
+        raise settings.fail(name, f"{got}, expected k8s-secret:NAME/KEY, of a Secret there")
+    return {"secretKeyRef": {"name": match[1], "key": match[2]}}
 
 
 def duration(settings: Settings, name: str, default: str) -> int:

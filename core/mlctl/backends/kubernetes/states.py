@@ -14,6 +14,8 @@ from mlctl.runs import Reason, State, Status
 from .launch import RERUN, UNBUILT, UNSAVED
 from .pod import CONTAINER
 from .request import DOMAIN, record
+from .stager import LACKING, UNFETCHED, UNREADABLE
+from .staging import FETCH, SAVE
 
 __all__ = ["ENDED", "Ending", "dropped", "ended", "live", "overdue", "silent", "started", "status_of", "told"]
 
@@ -54,7 +56,11 @@ _JOBS: Mapping[str, Reason] = {  # the reason of a Job's condition Failed, where
     "MaxFailedIndexesExceeded": Reason.ERROR,
     "FailedIndexes": Reason.ERROR,
 }
-_LAUNCH = ((UNBUILT, Reason.IMAGE), (RERUN, Reason.INFRA), (UNSAVED, Reason.INFRA))
+_SAID = (
+    (UNBUILT, Reason.IMAGE), (RERUN, Reason.INFRA), (UNSAVED, Reason.INFRA), (UNFETCHED, Reason.INFRA),
+    (UNREADABLE, Reason.ERROR), (LACKING, Reason.IMAGE),
+)  # fmt: skip
+_UNSTARTED = ("ContainerCannotRun", "StartError")
 
 Ending = tuple[Reason, str]
 """Why a run should be ended, and in which words."""
@@ -162,6 +168,8 @@ def _alive(
             texts.append(f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": "))
         elif waiting := _waiting(pod):
             texts.append(f"{waiting[0]}: {waiting[1]}".strip(": "))
+        elif _fetches(pod):
+            texts.append("fetches its inputs")
         else:
             texts.append(_event(pod, events))
     text = next((text for text in texts if text), "")
@@ -174,7 +182,8 @@ def silent(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> bool:
         return False
     waits = [pod for pod in pods if not started(pod)]
     return len(pods) < int(job["spec"].get("parallelism") or 1) or any(
-        _condition(pod, "PodScheduled").get("status") == "True" and not _waiting(pod) for pod in waits
+        _condition(pod, "PodScheduled").get("status") == "True" and not _waiting(pod) and not _fetches(pod)
+        for pod in waits
     )
 
 
@@ -193,7 +202,10 @@ def overdue(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], status: S
         return None
     if lost := [f"spec.{name}" for name in kept.get("needs", ()) if name not in job["spec"]]:
         return dropped(lost)
-    if status.state is State.RUNNING:
+    for pod in pods:
+        if (end := _terminated(pod)).get("reason") in _UNSTARTED:  # and the container beside it waits for its end
+            return Reason.ERROR, _line(f"it could not be started: {end.get('message', '')}")
+    if status.state is State.RUNNING or any(_fetches(pod) for pod in pods):
         return None
     patience = int(kept.get("patience", 1800))
     since = _time(job["metadata"].get("creationTimestamp"))
@@ -201,6 +213,9 @@ def overdue(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], status: S
         if job["spec"].get("suspend"):
             return None
         since = _time(job.get("status", {}).get("startTime")) or since
+    made = [_time(pod["metadata"].get("creationTimestamp")) for pod in pods if not started(pod)]
+    if since and (first := _first(made)):  # which may be anew, in place of one that somebody removed
+        since = max(since, first)
     reason = Reason.QUOTA if "quota" in status.message else Reason.NO_CAPACITY
     hopeless = False
     for pod in pods:
@@ -238,7 +253,7 @@ def _pod_failure(pod: Mapping[str, Any]) -> tuple[Reason, str, int | None]:
     status = pod.get("status", {})
     native, message = str(status.get("reason") or ""), _line(str(status.get("message") or ""))
     name = pod["metadata"]["name"]
-    end = _terminated(pod)
+    end = _failed_end(pod)
     code = end.get("exitCode")
     said = str(end.get("message") or "")
     disrupted = _condition(pod, "DisruptionTarget")
@@ -254,14 +269,14 @@ def _pod_failure(pod: Mapping[str, Any]) -> tuple[Reason, str, int | None]:
         return reason, f"{native}: {message}".rstrip(": "), None if reason is Reason.TIMEOUT else code
     if native.startswith("OutOf"):
         return Reason.NO_CAPACITY, f"{native}: {message}".rstrip(": "), None
-    for text, reason in _LAUNCH:
+    for text, reason in _SAID:
         if said.startswith(text):
             return reason, _line(said), code
     if end.get("reason") == "OOMKilled":
         return Reason.OOM, "killed: it took more memory than its limit", code
     if end.get("reason") in ("ContainerStatusUnknown", "ContainerStatusLost") or code is None:
         return Reason.INFRA, _line(f"{name}: {end.get('reason') or native or 'no end is known'} {message}"), None
-    if end.get("reason") in ("ContainerCannotRun", "StartError"):
+    if end.get("reason") in _UNSTARTED:
         return Reason.ERROR, _line(f"it could not be started: {said or message}"), code
     return Reason.ERROR, _line(said) or f"exit code {code}", code
 
@@ -277,6 +292,21 @@ def _job_container(pod: Mapping[str, Any]) -> Mapping[str, Any]:
 def _terminated(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     end: Mapping[str, Any] = _job_container(pod).get("state", {}).get("terminated") or {}
     return end
+
+
+def _failed_end(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of the job's container; of one beside it where only that failed."""
+    end = _terminated(pod)
+    if end.get("exitCode"):
+        return end
+    beside = [*(pod.get("status", {}).get("initContainerStatuses") or []), *_statuses(pod)]
+    ends = [each.get("state", {}).get("terminated") or {} for each in beside if each.get("name") in (FETCH, SAVE)]
+    return next((each for each in ends if each.get("exitCode")), end)
+
+
+def _fetches(pod: Mapping[str, Any]) -> bool:
+    statuses = pod.get("status", {}).get("initContainerStatuses") or []
+    return any(each.get("name") == FETCH and each.get("state", {}).get("running") for each in statuses)
 
 
 def started(pod: Mapping[str, Any]) -> datetime | None:
