@@ -1,7 +1,8 @@
 # Everything sets itself up: Python 3.10 or newer, make and git are enough. PYTHON=python3.12 chooses another one.
 BIN := .venv/bin
 ORCHESTRATORS := airflow jenkins prefect kfp
-SUITES := $(ORCHESTRATORS:%=test-%) test-managed test-docker test-kubernetes test-core test-installs test-images
+# The longest first, as three run at a time.
+SUITES := test-managed test-kubernetes $(ORCHESTRATORS:%=test-%) test-core test-docker test-installs test-images
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
