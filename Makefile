@@ -1,7 +1,7 @@
 # Everything sets itself up: Python 3.10 or newer, make and git are enough. PYTHON=python3.12 chooses another one.
 BIN := .venv/bin
 ORCHESTRATORS := airflow jenkins prefect kfp
-# The longest first, as three run at a time.
+# The longest first, as three run at a time; all have `dev` first, or those that have not would go before.
 SUITES := test-managed test-kubernetes $(ORCHESTRATORS:%=test-%) test-core test-docker test-installs test-images
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -21,7 +21,7 @@ demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jen
 	@python tools/demo $(ARGS)
 
 .PHONY: services
-services: core           ## what tests of platforms need, a Docker engine and a Kubernetes cluster or its programs; ARGS=down ends what was started
+services: core           ## a Docker engine, a Kubernetes cluster or its programs, a registry: what this machine lacks; ARGS=down ends what was started
 	@python tools/services $(ARGS)
 
 .PHONY: test test-core orchestrators lint
@@ -58,7 +58,7 @@ test-kubernetes: dev     # and on a real cluster, what is given, kind's, or one 
 
 orchestrators: $(ORCHESTRATORS:%=test-%)     ## the tests of every orchestrator, each in its own environment
 
-test-%:                  # of one: test-airflow (-airflow-3.1, -airflow-3.2), test-jenkins, test-kfp, test-prefect; test-platforms
+test-%: dev              # of one: test-airflow (-airflow-3.1, -airflow-3.2), test-jenkins, test-kfp, test-prefect; test-platforms
 	@tools/env.sh $*
 	@.envs/$*/bin/python -m pytest tests/$(firstword $(subst -, ,$*)) $(ARGS)
 

@@ -1,4 +1,4 @@
-"""Which cluster `make services` takes for the tests, makes, or leaves alone.
+"""Which cluster `make services` takes for the tests, makes, or leaves alone; and its registry, a real one.
 
 There is no kind here: a program of that name answers as kind does, and notes what it was asked. So this shows what is decided,
 and not that kind makes a cluster.
@@ -6,10 +6,16 @@ and not that kind makes a cluster.
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,9 +66,9 @@ class Machine:
         lines = path.read_text().splitlines() if path.exists() else []
         return [line for line in lines if not line.startswith("get ")]
 
-    def services(self, verb: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def services(self, verb: str, service: str = "kubernetes", **env: str) -> subprocess.CompletedProcess[str]:
         own = {"HOME": str(self.at), "XDG_CACHE_HOME": str(self.at / "cache"), "PATH": f"{self.at}/bin:{PROGRAMS}"}
-        words = [sys.executable, str(ROOT / "tools/services"), verb, "kubernetes"]
+        words = [sys.executable, str(ROOT / "tools/services"), verb, service]
         return subprocess.run(words, env={**own, **env}, capture_output=True, text=True, timeout=120, check=False)
 
     def context(self, name: str, server: str) -> Path:
@@ -173,3 +179,26 @@ def test_a_kubeconfig_that_is_none_finds_nothing(tmp_path: Path, text: str) -> N
     (tmp_path / "config").write_text(text)
     done = machine.services("env", KUBECONFIG=f"{tmp_path}/config{os.pathsep}/nowhere")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not shutil.which("docker-registry"), reason="no docker-registry: apt-get install docker-registry")
+def test_a_registry_is_started_once_and_keeps_its_place(machine: Machine) -> None:
+    """Through a kill -9, too: it is started again at the address that names of images have."""
+    said = [machine.services("up", "registry") for _ in range(2)]
+    try:
+        (address,) = {found[0] for done in said if (found := re.search(r"127\.0\.0\.1:\d+", done.stdout))}
+        pid = int((machine.at / "cache/mlctl/registry/pid").read_text())
+        assert "was started" in said[0].stdout and "answers" in said[1].stdout, said
+        with urllib.request.urlopen(f"http://{address}/v2/_catalog", timeout=10) as answer:
+            assert json.load(answer) == {"repositories": []}
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        again = machine.services("up", "registry").stdout
+        assert "was started" in again and address in again
+    finally:
+        ended = machine.services("down", "registry").stdout
+    assert "its images are kept" in ended
+    assert "none of ours" in machine.services("down", "registry").stdout

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import base
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools/services"))
+import system
+from registry import Registry
 
 __all__ = ["Missing", "base_image", "engine", "registry"]
 
@@ -99,23 +102,12 @@ def base_image(name: str) -> None:
 @contextmanager
 def registry(folder: Path) -> Iterator[str]:
     """HOST:PORT of one that keeps what it is given below `folder`. Raises Missing."""
-    program = _need("docker-registry", "docker-registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    (folder / "config.yml").write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
-    )
-
-    def ready() -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return True
-        return False
-
-    with (folder / "log").open("wb") as out:
-        process = subprocess.Popen([program, "serve", folder / "config.yml"], stdout=out, stderr=out)
+    own = Registry(folder)
     try:
-        _wait(process, ready, folder / "log")
-        yield f"127.0.0.1:{port}"
+        own.start()
+    except system.Missing as reason:
+        raise Missing(str(reason)) from None
+    try:
+        yield own.address
     finally:
-        _stop(process)
+        own.stop()

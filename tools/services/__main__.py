@@ -1,6 +1,6 @@
 """`make services`: what the tests and examples of platforms need of a machine, brought up where it is lacking.
 
-    python tools/services [up|down|env] [docker] [kubernetes]
+    python tools/services [up|down|env] [docker] [kubernetes] [registry]
 
 A row of SERVICES a service. `up` uses what answers already; else it starts one of its own, below $XDG_CACHE_HOME/mlctl, which
 keeps what takes long, and stays up until `down`. Idempotent: again, and it finds what it started. `env` prints the variables
@@ -19,6 +19,7 @@ from shlex import quote
 import cluster
 import docker_engine
 import kind
+import registry
 import system
 
 
@@ -116,9 +117,41 @@ def kubernetes_down() -> str:
     return f"removed kind's cluster {kind.NAME}" if kind.delete(cluster.CACHE) else "none of ours is up"
 
 
+# --- A registry
+
+
+def _own_registry() -> registry.Registry:
+    return registry.Registry(cluster.CACHE / "registry")
+
+
+def registry_find() -> Up | None:
+    """Ours. The tests start one of their own, as they want it empty."""
+    own = _own_registry()
+    return Up(f"our own registry answers; build.repository: {own.address}/NAME") if own.pid and own.answers() else None
+
+
+def registry_up() -> Up:
+    """One of our own, its images kept in the cache."""
+    if found := registry_find():
+        return found
+    own = _own_registry()
+    own.start()
+    return Up(f"a registry was started, its log {own.at}/log; build.repository: {own.address}/NAME")
+
+
+def registry_down() -> str:
+    """Ends the registry that `up` started; its images stay in the cache."""
+    own = _own_registry()
+    if not own.pid:
+        return "none of ours is up"
+    own.stop()
+    return f"ended; its images are kept in {own.at}"
+
+
 SERVICES: Mapping[str, Service] = {
     "docker": Service(docker_up, docker_down, docker_find),
     "kubernetes": Service(kubernetes_up, kubernetes_down, kubernetes_find),
+    "registry": Service(registry_up, registry_down, registry_find),
 }
 
 

@@ -1,0 +1,103 @@
+"""A registry of images on this machine, Debian's docker-registry: for `make services`, and for the tests of images."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import system
+
+__all__ = ["Registry"]
+
+
+class Registry:
+    """docker-registry, with all that it is given below the folder `at`, on this machine's loopback only.
+
+    It outlives this process; `stop` ends it, by the id that it noted. Docker takes a registry of 127.0.0.1 without TLS.
+    """
+
+    def __init__(self, at: Path) -> None:
+        self.at = at
+        self._process: subprocess.Popen[bytes] | None = None  # where this process started it
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, as the name of an image begins; the same whenever it is started again. Empty before its first start."""
+        with contextlib.suppress(OSError):
+            if found := re.search(r"127\.0\.0\.1:\d+", self._config.read_text()):
+                return found[0]
+        return ""
+
+    @property
+    def _config(self) -> Path:
+        return self.at / "config.yml"
+
+    def answers(self) -> bool:
+        """True where a registry does."""
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{self.address}/v2/", timeout=5) as answer:
+            return bool(self.address) and answer.status == 200
+        return False
+
+    def start(self, patience: float = 60) -> None:
+        """Returns once it answers. Raises system.Missing; RuntimeError where it doesn't start."""
+        system.need("docker-registry", "docker-registry")
+        self.at.mkdir(parents=True, exist_ok=True)
+        if not self.address:
+            draft = self.at / "config.new"
+            draft.write_text(
+                f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {self.at}/data}}}}\n"
+                f"http: {{addr: '127.0.0.1:{_free()}'}}\n"
+            )
+            draft.rename(self._config)
+        with (self.at / "log").open("ab") as log:
+            words = ["docker-registry", "serve", str(self._config)]
+            process = self._process = subprocess.Popen(
+                words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        (self.at / "pid").write_text(str(process.pid))
+        deadline = time.monotonic() + patience
+        while not self.answers():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"docker-registry does not start: {(self.at / 'log').read_text()[-500:]}")
+            time.sleep(0.05)
+
+    @property
+    def pid(self) -> int:
+        """Its process; 0 where it isn't running."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.at / "pid").read_text())
+            if str(self._config).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                return pid
+        return 0
+
+    def stop(self, patience: float = 60) -> None:
+        """Ends it, and waits for its end; its images stay. A no-op where it isn't running."""
+        pid = self.pid
+        if not pid:
+            return
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + patience
+        while self.pid == pid and time.monotonic() < deadline:
+            if self._process:
+                self._process.poll()
+            time.sleep(0.02)
+        if self.pid == pid:
+            os.kill(pid, signal.SIGKILL)
+        if self._process:
+            self._process.wait(patience)
+
+
+def _free() -> int:
+    """The port that registries have, else any."""
+    for port in (5000, 0):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise RuntimeError("no port is free on 127.0.0.1")
