@@ -90,11 +90,13 @@ def test_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source.write_text("other")
     data.put(Upload(str(source), "", address))
     assert target.read_text() == "content"
-    with pytest.raises(InvalidConfig, match="no way to ftp: addresses"):
+    with pytest.raises(InvalidConfig, match="got ftp:, and what can be written to"):
         data.put(Upload(str(source), "", "ftp://host/x"))
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
     with pytest.raises(InvalidConfig, match="needs fsspec and s3fs; install them beside mlctl"):
         data.put(Upload(str(source), "", "s3://bucket/x"))
+    with pytest.raises(InvalidConfig, match="got https:, and what can be written to is a path or s3, gs, "):
+        data.put(Upload(str(source), "", "https://127.0.0.1:1/x"))
     with pytest.raises(Unavailable, match="No such file"):
         data.put(Upload(str(tmp_path / "gone"), "", f"file://{tmp_path}/store/c"))
     assert list(target.parent.iterdir()) == [target]

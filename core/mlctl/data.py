@@ -1,8 +1,8 @@
 """Where data is: addresses, what of this machine's has to be uploaded, and how a file is written so that it is whole or
 not there.
 
-An address is a path, or a URI of one of SCHEMES. What has no way of its own in a platform is read and written through
-fsspec, which is imported when it is first needed.
+An address is a path, or a URI. What has no way of its own in a platform is written through fsspec, which is imported when it
+is first needed; `http:` and `https:` are read by platforms, and never written.
 """
 
 from __future__ import annotations
@@ -33,10 +33,8 @@ SCHEMES: Mapping[str, str] = {
     "abfss": "adlfs",
     "azureml": "azureml-fsspec",
     "dbfs": "fsspec",
-    "http": "aiohttp",
-    "https": "aiohttp",
 }
-"""Scheme of a URI -> the package that fsspec reads and writes it with."""
+"""Scheme of a URI that can be written to -> the package that fsspec does it with."""
 
 
 def scheme(address: str) -> str:
@@ -172,7 +170,8 @@ class _Counted(io.FileIO):
 def put(upload: Upload) -> None:
     """Puts a file at its address, unless one is there: whole, or not at all.
 
-    Raises InvalidConfig where a package is missing that writes there; Unavailable where the disk or the network fails.
+    Raises InvalidConfig where a package is missing that writes there, or nothing does; Unavailable where the disk or the
+    network fails.
     """
     if scheme(upload.address) == "file":
         _copy(Path(upload.source), Path(unquote(urlsplit(upload.address).path)))
@@ -194,7 +193,7 @@ def _remote(address: str) -> tuple[Any, str]:
     """fsspec's file system of an address, and the path in it."""
     kind = scheme(address)
     if kind not in SCHEMES:
-        raise InvalidConfig(f"{address}: no way to {kind}: addresses; there are {', '.join(SCHEMES)}")
+        raise InvalidConfig(f"{address}: got {kind}:, and what can be written to is a path or {', '.join(SCHEMES)}")
     try:
         import fsspec
 
