@@ -2,7 +2,8 @@
 BIN := .venv/bin
 ORCHESTRATORS := airflow jenkins prefect kfp
 # The longest first, as three run at a time; all have `dev` first, or those that have not would go before.
-SUITES := test-managed test-kubernetes $(ORCHESTRATORS:%=test-%) test-core test-docker test-installs test-images
+SUITES := test-managed test-kubernetes $(ORCHESTRATORS:%=test-%) test-core test-installs test-docker \
+	test-kfp-platform test-images
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help
@@ -45,7 +46,9 @@ test-images: dev         # builds, with a Docker engine and a registry of their 
 test-managed: dev        # the part of test-platforms that runs on stand-ins; SageMaker's own local mode beside its one
 	@for name in platforms sagemaker-local; do tools/env.sh $$name || exit; done
 	@.envs/platforms/bin/python -m pytest tests/platforms --ignore tests/platforms/docker --ignore tests/platforms/kubernetes $(ARGS)
-	@tools/env.sh kfp        # which can't be with the others: kfp bounds what Kubernetes' client may be
+
+test-kfp-platform: dev   # KFP as one, which can't be with the others: kfp bounds what Kubernetes' client may be
+	@tools/env.sh kfp
 	@.envs/kfp/bin/python -m pytest tests/platforms/kfp $(ARGS)
 
 test-docker: dev         # and on a real dockerd
