@@ -30,11 +30,12 @@ _VARIABLE = re.compile(r"\$\$\(|\$\(([A-Za-z_][\w.-]*)\)")
 class Runner:
     """What becomes of the runs of one stand-in; `folder` holds the claims, and what each pod has of its own.
 
-    `python` is a virtual environment that each pod has in place of this one's: what is installed there stays.
+    `python` is a virtual environment that each pod has, this one unless said: what is installed there stays. It is mounted, as a
+    pod's /tmp hides what is below this machine's.
     """
 
     def __init__(self, folder: Path, python: Path | None = None) -> None:
-        self.folder, self.python = folder, python
+        self.folder, self.python = folder, python or Path(sys.prefix)
 
     def claim(self, name: str) -> Path:
         """The content of a PersistentVolumeClaim."""
@@ -55,8 +56,7 @@ class Runner:
         native = _native(run.body["pipeline_spec"], label)
         own = self.folder / "pods" / run.run_id
         (own / "tmp").mkdir(parents=True)
-        programs = "/mnt/.python/bin" if self.python else Path(sys.executable).parent
-        env = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": "/tmp"}
+        env = {"PATH": "/mnt/.python/bin:/usr/bin:/bin", "HOME": "/tmp"}
         env |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         for each in native.get("secretAsEnv", []):
             for pair in each["keyToEnv"]:
@@ -67,7 +67,7 @@ class Runner:
         words = [_VARIABLE.sub(lambda match: env.get(match[1], match[0]) if match[1] else "$(", word) for word in words]
         mounts = ["mount -t tmpfs none /mnt"]
         volumes = [(self.claim(each["constant"]), each["mountPath"]) for each in native.get("pvcMount", [])]
-        for source, place in [*volumes, *([(self.python, "/mnt/.python")] if self.python else [])]:
+        for source, place in [*volumes, (self.python, "/mnt/.python")]:
             at = shlex.quote(place)
             mounts.append(f"mkdir -p {at} && mount --bind {shlex.quote(str(source))} {at}")
         mounts.append(f"mount --bind {shlex.quote(str(own / 'tmp'))} /tmp")
