@@ -51,6 +51,18 @@ def test_job_gets_its_words_and_its_exit_code_is_the_pods(start: Start) -> None:
     assert process.returncode == 7
 
 
+def test_variables_of_the_job_reach_it_unchanged(start: Start) -> None:
+    names = ("code", "job", "told", "again", "last", "line", "python")
+    process = start(
+        Launch("{}"),
+        "/bin/sh",
+        "-c",
+        f"echo {' '.join(f'${name}' for name in names)}",
+        **{name: f"its-{name}" for name in names},
+    )
+    assert process.communicate(timeout=60) == (" ".join(f"its-{name}" for name in names) + "\n", "")
+
+
 def test_sigterm_reaches_the_job_and_is_waited_for(start: Start, tmp_path: Path) -> None:
     job = f"trap 'echo got; sleep 0.3; echo end; exit 5' TERM; touch {tmp_path}/up; while :; do sleep 0.05; done"
     process = start(Launch("{}"), "/bin/sh", "-c", job)

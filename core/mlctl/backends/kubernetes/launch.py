@@ -86,10 +86,10 @@ def script(launch: Launch) -> str:
         lines.append(f"cd {ROOT}/code")
     if requirements := list(launch.requirements):
         lines += [
-            f"python=$(command -v python3 || command -v python) || fail {quote(UNBUILT + ': the image has no Python')}",
+            f"_python=$(command -v python3 || command -v python) || fail {quote(UNBUILT + ': the image has no Python')}",
             f"export PYTHONUSERBASE={ROOT}/user PATH={ROOT}/user/bin:$PATH PIP_BREAK_SYSTEM_PACKAGES=1",
             f"printf '%s\\n' {' '.join(map(quote, requirements))} >{ROOT}/requirements.txt",
-            f'"$python" -m pip install --disable-pip-version-check --no-cache-dir --quiet -r {ROOT}/requirements.txt'
+            f'"$_python" -m pip install --disable-pip-version-check --no-cache-dir --quiet -r {ROOT}/requirements.txt'
             f" || fail {quote(UNBUILT)}",
         ]
     if launch.nodes > 1 or launch.distribution:
@@ -97,27 +97,28 @@ def script(launch: Launch) -> str:
     lines += _RUN
     for source, target in launch.saved.items():
         failed = quote(f"{UNSAVED}: {source.rpartition('/')[2]}")
-        lines.append(f'[ "$code" != 0 ] || cp -R {quote(source)}/. {quote(target)}/ || fail {failed}')
+        lines.append(f'[ "$_code" != 0 ] || cp -R {quote(source)}/. {quote(target)}/ || fail {failed}')
     if launch.staged:
-        note = f"""printf %s "$code" >{ROOT}/ended.new && mv {ROOT}/ended.new {ROOT}/ended"""
+        note = f"""printf %s "$_code" >{ROOT}/ended.new && mv {ROOT}/ended.new {ROOT}/ended"""
         lines.append(f"{note} || fail {quote(UNSAVED + ': the disk is full')}")
-    return "\n".join([*lines, 'exit "$code"', ""])
+    return "\n".join([*lines, 'exit "$_code"', ""])
 
 
-# A wait is cut short by the signal: then the job is waited for again. 127: it was reaped by the wait before.
+# A wait is cut short by the signal: then the job is waited for again. 127: it was reaped by the wait before. The variables begin
+# with `_`: one that the job's environment has, such as `code`, would reach the job changed.
 _RUN = (
-    "job= told= again= code=0",
-    """trap 'told=1; [ -z "$job" ] || kill -TERM "$job" 2>/dev/null || :' TERM""",
-    '"$@" 9>&- & job=$!',  # nothing that the job starts keeps what this shell holds
-    '[ -z "$told" ] || kill -TERM "$job" 2>/dev/null || :',
+    "_job= _told= _again= _code=0",
+    """trap '_told=1; [ -z "$_job" ] || kill -TERM "$_job" 2>/dev/null || :' TERM""",
+    '"$@" 9>&- & _job=$!',  # nothing that the job starts keeps what this shell holds
+    '[ -z "$_told" ] || kill -TERM "$_job" 2>/dev/null || :',
     "while :; do",
-    '    told= last=0; wait "$job" || last=$?',
-    '    [ "$last" = 127 ] && [ -n "$again" ] || code=$last',
-    '    again=$told; [ -n "$told" ] || break',
+    '    _told= _last=0; wait "$_job" || _last=$?',
+    '    [ "$_last" = 127 ] && [ -n "$_again" ] || _code=$_last',
+    '    _again=$_told; [ -n "$_told" ] || break',
     "done",
     f'if [ -s {ROOT}/metrics.jsonl ] && [ "${{JOB_COMPLETION_INDEX:-0}}" = 0 ]; then',
-    f'    tail -c {_KEPT} {ROOT}/metrics.jsonl | while IFS= read -r line || [ -n "$line" ]; do'
-    f""" printf '{METRICS}%s\\n' "$line"; done >&2 || :""",
+    f'    tail -c {_KEPT} {ROOT}/metrics.jsonl | while IFS= read -r _line || [ -n "$_line" ]; do'
+    f""" printf '{METRICS}%s\\n' "$_line"; done >&2 || :""",
     "fi",
 )  # fmt: skip
 
