@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Allowed", "flag", "text", "whole", "words"]
+from .units import seconds
+
+__all__ = ["Allowed", "duration", "flag", "text", "whole", "words"]
 
 Allowed = Mapping[str, tuple[Callable[[Any], bool], str]]
 """Setting -> whether a value of it is right, and what is expected, for the message."""
@@ -30,3 +32,11 @@ def flag(value: Any) -> bool:
 def words(value: Any) -> bool:
     """A mapping of strings to strings."""
     return isinstance(value, Mapping) and all(isinstance(each, str) for each in (*value, *value.values()))
+
+
+def duration(value: Any) -> bool:
+    """What `units.seconds` reads, and more than nothing."""
+    try:
+        return not isinstance(value, bool) and bool(seconds(value))
+    except (ValueError, TypeError):
+        return False

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from mlctl.backend import Settings
-from mlctl.errors import one_line
 from mlctl.units import seconds
+from mlctl.values import Allowed, duration, text, words
 
 __all__ = ["NAMES", "check", "grace", "place", "volumes"]
 
@@ -17,16 +16,8 @@ _NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _TOLERATION = frozenset({"key", "operator", "value", "effect", "toleration_seconds"})
 
 
-def _text(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
-
-
 def _names(value: Any) -> bool:
-    return isinstance(value, list) and all(_text(_NAME)(each) for each in value)
-
-
-def _words(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(each, str) for each in (*value, *value.values()))
+    return isinstance(value, list) and all(text(_NAME)(each) for each in value)
 
 
 def _tolerations(value: Any) -> bool:
@@ -37,8 +28,8 @@ def _accelerators(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(each, Mapping)
         and each.keys() <= {"resource", "node_selector", "tolerations"}
-        and _text(r"[a-z0-9.-]+/[A-Za-z0-9._-]+")(each.get("resource"))
-        and _words(each.get("node_selector", {}))
+        and text(r"[a-z0-9.-]+/[A-Za-z0-9._-]+")(each.get("resource"))
+        and words(each.get("node_selector", {}))
         and _tolerations(each.get("tolerations", []))
         for each in value.values()
     )
@@ -46,41 +37,34 @@ def _accelerators(value: Any) -> bool:
 
 def _volumes(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        _text(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")(name)
+        text(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")(name)
         and isinstance(each, Mapping)
         and each.keys() <= {"claim", "at"}
-        and _text(_NAME)(each.get("claim"))
-        and _text(r"(/[A-Za-z0-9._-]+)+")(each.get("at", "/x"))
+        and text(_NAME)(each.get("claim"))
+        and text(r"(/[A-Za-z0-9._-]+)+")(each.get("at", "/x"))
         for name, each in value.items()
     )
 
 
-def _duration(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool) and bool(seconds(value))
-    except (ValueError, TypeError):
-        return False
-
-
-_ALLOWED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "host": (_text(r"https?://[^/\s?#@]+(/[^\s?#]*)?"), "the address of the API server, such as https://kfp.acme.com"),
-    "server": (_text(r"[A-Za-z0-9._:-]+"), "a name for the server, such as prod-eu"),
-    "namespace": (_text(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"), "the namespace of a profile of Kubeflow's"),
-    "experiment": (_text(r"[A-Za-z0-9][\w .-]{0,126}"), "the name of an experiment"),
-    "token": (_text(r"(env:[A-Za-z_]\w*|file:.+)"), "where a bearer token comes from, env:NAME or file:PATH"),
-    "ca": (_text(r".+"), "the path of a file with the certificates to trust"),
-    "image": (_text(r"\S+"), "an image, {python} in it standing for the job's Python, such as python:{python}-slim"),
-    "service_account": (_text(_NAME), "the name of a service account"),
+_ALLOWED: Allowed = {
+    "host": (text(r"https?://[^/\s?#@]+(/[^\s?#]*)?"), "the address of the API server, such as https://kfp.acme.com"),
+    "server": (text(r"[A-Za-z0-9._:-]+"), "a name for the server, such as prod-eu"),
+    "namespace": (text(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"), "the namespace of a profile of Kubeflow's"),
+    "experiment": (text(r"[A-Za-z0-9][\w .-]{0,126}"), "the name of an experiment"),
+    "token": (text(r"(env:[A-Za-z_]\w*|file:.+)"), "where a bearer token comes from, env:NAME or file:PATH"),
+    "ca": (text(r".+"), "the path of a file with the certificates to trust"),
+    "image": (text(r"\S+"), "an image, {python} in it standing for the job's Python, such as python:{python}-slim"),
+    "service_account": (text(_NAME), "the name of a service account"),
     "image_pull_secrets": (_names, "a list of names of Secrets"),
-    "node_selector": (_words, "a mapping of labels to values, each a string"),
+    "node_selector": (words, "a mapping of labels to values, each a string"),
     "tolerations": (_tolerations, f"a list of mappings of {', '.join(sorted(_TOLERATION))}"),
     "accelerators": (
         _accelerators,
         "a mapping of names to {resource: nvidia.com/gpu}, with node_selector and tolerations where they are needed",
     ),
     "volumes": (_volumes, "a mapping of names to {claim: NAME}, with at: /PATH"),
-    "storage": (_text(r"volume://[a-z0-9-]+(/[A-Za-z0-9._-]+)*/?"), "a folder of a volume such as volume://data/mlctl"),
-    "grace": (_duration, "a duration such as 30s"),
+    "storage": (text(r"volume://[a-z0-9-]+(/[A-Za-z0-9._-]+)*/?"), "a folder of a volume such as volume://data/mlctl"),
+    "grace": (duration, "a duration such as 30s"),
 }  # fmt: skip
 
 NAMES = frozenset(_ALLOWED) | {"secrets"}
@@ -89,12 +73,9 @@ NAMES = frozenset(_ALLOWED) | {"secrets"}
 
 def check(settings: Settings) -> None:
     """Raises InvalidConfig that names the first setting that is wrong or missing, and what it takes."""
-    for name, (right, expected) in _ALLOWED.items():
-        value = settings.values.get(name)
-        if value is not None and not right(value):
-            raise settings.fail(name, f"got {one_line(value)}, expected {expected}")
-        if value is None and name == "host":
-            raise settings.fail(name, f"it is not set; expected {expected}")
+    settings.check(_ALLOWED)
+    if settings.values.get("host") is None:
+        raise settings.fail("host", f"it is not set; expected {_ALLOWED['host'][1]}")
 
 
 def place(settings: Settings) -> tuple[str, str]:

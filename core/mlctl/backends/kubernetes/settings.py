@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlctl.backend import Settings
-from mlctl.errors import one_line
 from mlctl.units import seconds
+from mlctl.values import Allowed, text, words
+from mlctl.values import duration as a_duration
 
 __all__ = ["NAMES", "Volume", "check", "duration", "secret_key", "volumes"]
 
@@ -25,16 +26,8 @@ class Volume:
     read_only: bool
 
 
-def _text(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
-
-
 def _names(value: Any) -> bool:
-    return isinstance(value, list) and all(_text(_NAME)(each) for each in value)
-
-
-def _words(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(each, str) for each in (*value, *value.values()))
+    return isinstance(value, list) and all(text(_NAME)(each) for each in value)
 
 
 def _tolerations(value: Any) -> bool:
@@ -46,7 +39,7 @@ def _placed(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and value.keys() <= {"resource", "node_selector", "tolerations"}
-        and _words(value.get("node_selector", {}))
+        and words(value.get("node_selector", {}))
         and _tolerations(value.get("tolerations", []))
         and isinstance(value.get("resource", ""), str)
     )
@@ -56,29 +49,22 @@ def _accelerators(value: Any) -> bool:
     return isinstance(value, Mapping) and all(_placed(each) and each.get("resource") for each in value.values())
 
 
-def _duration(value: Any) -> bool:
-    try:
-        return not isinstance(value, bool) and bool(seconds(value))
-    except (ValueError, TypeError):
-        return False
-
-
 def _volume(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and value.keys() <= {"claim", "host", "nfs", "at", "read_only"}
         and len(value.keys() & {"claim", "host", "nfs"}) == 1
-        and _text(_NAME)(value.get("claim", "x"))
-        and _text(r"/.*")(value.get("host", "/"))
-        and _text(r"[^:/]+:/.*")(value.get("nfs", "x:/"))
-        and _text(r"(/[A-Za-z0-9._-]+)+")(value.get("at", "/x"))
+        and text(_NAME)(value.get("claim", "x"))
+        and text(r"/.*")(value.get("host", "/"))
+        and text(r"[^:/]+:/.*")(value.get("nfs", "x:/"))
+        and text(r"(/[A-Za-z0-9._-]+)+")(value.get("at", "/x"))
         and isinstance(value.get("read_only", False), bool)
     )
 
 
 def _volumes(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        _text(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")(name) and _volume(each) for name, each in value.items()
+        text(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")(name) and _volume(each) for name, each in value.items()
     )
 
 
@@ -86,9 +72,9 @@ def _stage(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and value.keys() <= {"image", "env", "secrets"}
-        and _text(r"\S+")(value.get("image"))
-        and _words(value.get("env", {}))
-        and _words(value.get("secrets", {}))
+        and text(r"\S+")(value.get("image"))
+        and words(value.get("env", {}))
+        and words(value.get("secrets", {}))
     )
 
 
@@ -96,32 +82,32 @@ def _template(value: Any) -> bool:
     return isinstance(value, Mapping) and value.keys() <= {"metadata", "spec"}
 
 
-_ALLOWED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "kubeconfig": (_text(r".+"), "the path of a kubeconfig"),
-    "context": (_text(r".+"), "a context of the kubeconfig"),
-    "namespace": (_text(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"), "a namespace"),
-    "cluster": (_text(r"[A-Za-z0-9._:-]+"), "a name for the cluster, such as prod-eu"),
-    "image": (_text(r"\S+"), "an image, {python} in it standing for the job's Python, such as python:{python}-slim"),
+_ALLOWED: Allowed = {
+    "kubeconfig": (text(r".+"), "the path of a kubeconfig"),
+    "context": (text(r".+"), "a context of the kubeconfig"),
+    "namespace": (text(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"), "a namespace"),
+    "cluster": (text(r"[A-Za-z0-9._:-]+"), "a name for the cluster, such as prod-eu"),
+    "image": (text(r"\S+"), "an image, {python} in it standing for the job's Python, such as python:{python}-slim"),
     "image_pull_secrets": (_names, "a list of names of Secrets"),
-    "service_account": (_text(_NAME), "the name of a service account"),
-    "node_selector": (_words, "a mapping of labels to values, each a string"),
+    "service_account": (text(_NAME), "the name of a service account"),
+    "node_selector": (words, "a mapping of labels to values, each a string"),
     "tolerations": (_tolerations, "a list of tolerations, as a pod has them"),
     "accelerators": (
         _accelerators,
         "a mapping of names to {resource: nvidia.com/gpu}, with node_selector and tolerations where they are needed",
     ),
     "spot": (_placed, "{node_selector: ..., tolerations: [...]} of the nodes that may be taken back"),
-    "priority_class": (_text(_NAME), "the name of a priority class"),
-    "queue": (_text(_NAME), "the name of a LocalQueue of Kueue"),
-    "ttl": (_duration, "a duration such as 7d"),
-    "queue_timeout": (_duration, "a duration such as 30m"),
-    "grace": (_duration, "a duration such as 30s"),
+    "priority_class": (text(_NAME), "the name of a priority class"),
+    "queue": (text(_NAME), "the name of a LocalQueue of Kueue"),
+    "ttl": (a_duration, "a duration such as 7d"),
+    "queue_timeout": (a_duration, "a duration such as 30m"),
+    "grace": (a_duration, "a duration such as 30s"),
     "volumes": (
         _volumes,
         "a mapping of names to {claim: NAME}, {host: /PATH} or {nfs: SERVER:/PATH}, with at: /PATH and read_only: true",
     ),
     "storage": (
-        _text(r"(volume|s3|gs|abfss?)://[A-Za-z0-9._@-]+(/[A-Za-z0-9._=-]+)*/?"),
+        text(r"(volume|s3|gs|abfss?)://[A-Za-z0-9._@-]+(/[A-Za-z0-9._=-]+)*/?"),
         "a folder of a volume such as volume://data/mlctl, or of an object store such as s3://bucket/mlctl",
     ),
     "stage": (
@@ -138,10 +124,7 @@ NAMES = frozenset(_ALLOWED) | {"secrets"}
 
 def check(settings: Settings) -> None:
     """Raises InvalidConfig that names the first setting that is wrong, and what it takes."""
-    for name, (right, expected) in _ALLOWED.items():
-        value = settings.values.get(name)
-        if value is not None and not right(value):
-            raise settings.fail(name, f"got {one_line(value)}, expected {expected}")
+    settings.check(_ALLOWED)
 
 
 def secret_key(settings: Settings, name: str, source: str) -> dict[str, Any]:
