@@ -918,6 +918,27 @@ def test_what_has_not_changed_is_not_listed(
     assert until(lambda: (now := handle.status()).state.terminal and now).state is state
 
 
+def test_in_a_crowd_a_kill_is_found_in_one_of_four_calls_and_an_end_at_once(tmp_path: Path) -> None:
+    """A lock for each run and call is most of what a call for thousands costs."""
+    killed = running('touch "$READY"; exec sleep 60', tmp_path / "first", key="killed")
+    ended = running('touch "$READY"; until [ -e "$READY.go" ]; do sleep 0.01; done', tmp_path / "second", key="ended")
+    crowd = [Run("local", killed.run.account, killed.run.scope, f"t-{number:016x}-0") for number in range(200)]
+    ask = killed.backend.status
+    for handle in (killed, ended):
+        os.utime(at(handle), (1e9, 1e9))
+    for _ in range(9):  # whatever call it is that looks closely
+        states = ask([killed.run, ended.run, *crowd])
+    assert {type(states[run]) for run in crowd} == {RunNotFound}
+    assert (states[killed.run].state, states[ended.run].state) == (State.RUNNING, State.RUNNING)
+    os.killpg(shim(killed), signal.SIGKILL)
+    until(lambda: not folder.held(at(killed) / "lock"))
+    said = [ask([killed.run, ended.run, *crowd])[killed.run].state for _ in range(4)]
+    assert said == sorted(said, key=lambda state: state is not State.RUNNING) and said[-1] is not State.RUNNING
+    (tmp_path / "second.go").touch()
+    until(lambda: list(at(ended).glob("exit.*")))
+    assert ask([ended.run, *crowd])[ended.run].state is State.SUCCEEDED
+
+
 def test_an_unknown_run() -> None:
     done = ran("exit 0")
     for name, scope in (

@@ -40,6 +40,7 @@ _INHERITED = (
     "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
 )  # fmt: skip
 _CHUNK = 1 << 20
+_CROWD = 100
 _LOSSES = {
     "image": "runs in a Python of this machine, not in the image",
     "resources.cpu": "not limited: the job sees the whole machine",
@@ -244,13 +245,15 @@ class Local(Base):
         return run
 
     def status(self, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
-        """Reads one folder's listing a run; of one that hasn't changed since the last call only its time and its lock."""
+        """Reads one folder's listing a run; of one that hasn't changed since the last call only its time and its lock, and of
+        one of a crowd its lock in one call of four."""
         folder.reap()
+        trust = 3 if len(runs) > _CROWD else 0
         answer: dict[Run, Status | MlctlError] = {}
         seen: dict[Run, folder.Seen] = {}
         for run in runs:
             try:
-                seen[run] = now = folder.see(self._place(run), self._seen.get(run))
+                seen[run] = now = folder.see(self._place(run), self._seen.get(run), trust)
                 answer[run] = now.status
             except FileNotFoundError:
                 answer[run] = self._not_here(run)
