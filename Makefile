@@ -22,7 +22,7 @@ demo-orchestrators: core ## the same three jobs in Airflow, KFP, Prefect and Jen
 	@python tools/demo $(ARGS)
 
 .PHONY: services
-services: core           ## a Docker engine, a Kubernetes cluster or its programs, a registry: what this machine lacks; ARGS=down ends what was started
+services: core           ## a Docker engine, a Kubernetes cluster, a registry: what this machine lacks; ARGS=down ends what was started
 	@python tools/services $(ARGS)
 
 .PHONY: test test-core orchestrators lint

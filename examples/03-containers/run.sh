@@ -12,9 +12,12 @@ python "$services" up "$profile"
 eval "$(python "$services" env "$profile")"
 export MLCTL_CONFIG="$here/mlctl.yaml" MLCTL_PROFILE="$profile"
 if [ "$profile" = kubernetes ]; then
-    [ -n "$MLCTL_TEST_KUBECONFIG" ] || exec python "$services/cluster.py" "$here/run.sh" "$profile" "$@" # with one of its own, which ends
-    export KUBECONFIG="$MLCTL_TEST_KUBECONFIG"
-    eval "$(python "$services" env docker)"
+    export KUBECONFIG="${MLCTL_TEST_KUBECONFIG:-$KUBECONFIG}"
+    if [ -n "$CLUSTER_DOCKER_HOST" ]; then # the node's own engine: what is built there, the node has
+        export DOCKER_HOST="$CLUSTER_DOCKER_HOST"
+    else
+        eval "$(python "$services" env docker)"
+    fi
 fi
 python "$services/base_image.py" mlctl-example
 if [ "$profile" = kubernetes ]; then # a pod should not have to install anything

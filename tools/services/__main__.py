@@ -19,6 +19,7 @@ from shlex import quote
 import cluster
 import docker_engine
 import kind
+import lasting
 import registry
 import system
 
@@ -86,20 +87,31 @@ def docker_down() -> str:
 # --- Kubernetes
 
 
+def _own_cluster() -> lasting.Lasting:
+    return lasting.Lasting(cluster.CACHE / "cluster")
+
+
+def _for_users(kubeconfig: str, engine: str) -> Mapping[str, str]:
+    """Not for the tests: those break their cluster's parts, and so start one of their own."""
+    return {"KUBECONFIG": kubeconfig, "CLUSTER_DOCKER_HOST": engine}
+
+
 def kubernetes_find() -> Up | None:
-    """The cluster of MLCTL_TEST_KUBECONFIG, which its owner gives for tests; else one of kind's: the current context's, or ours."""
+    """The cluster of MLCTL_TEST_KUBECONFIG, which its owner gives for tests; else one of kind's: the current context's, or ours;
+    else ours without kind."""
     if told := os.environ.get("MLCTL_TEST_KUBECONFIG"):
         return Up(f"MLCTL_TEST_KUBECONFIG, {told}, is taken as it is", {"MLCTL_TEST_KUBECONFIG": told})
     if path := kind.current(cluster.CACHE):
         return Up("kind's cluster of the current context answers", {"MLCTL_TEST_KUBECONFIG": str(path)})
     if path := kind.own(cluster.CACHE):
         return Up(f"kind has our own cluster, {kind.NAME}", {"MLCTL_TEST_KUBECONFIG": str(path)})
+    if addresses := _own_cluster().addresses:
+        return Up("our own cluster answers", _for_users(*addresses))
     return None
 
 
 def kubernetes_up() -> Up:
-    """What is there, else a cluster of kind's where that is here, else the programs of one: the tests start one of their own
-    from them, in half a minute, and end it."""
+    """What is there, else a cluster of kind's where that is here, else one of Kubernetes 1.20, whose programs are built first."""
     if found := kubernetes_find():
         return found
     if name := kind.stranger():
@@ -109,12 +121,17 @@ def kubernetes_up() -> Up:
     if shutil.which("kind"):
         path = kind.create(cluster.CACHE)
         return Up(f"kind made a cluster, {kind.NAME}", {"MLCTL_TEST_KUBECONFIG": str(path)})
-    return Up(f"its programs are in {cluster.programs()}; the tests start and end a cluster themselves")
+    own = _own_cluster()
+    addresses = own.start()
+    return Up(f"a cluster of Kubernetes 1.20 was started, its log {own.at}/log", _for_users(*addresses))
 
 
 def kubernetes_down() -> str:
-    """Removes the cluster that `up` had kind make. Nothing is left running by the tests; the programs stay in the cache."""
-    return f"removed kind's cluster {kind.NAME}" if kind.delete(cluster.CACHE) else "none of ours is up"
+    """Removes the cluster that `up` made; the programs stay in the cache."""
+    ended = ["ended our own cluster; its programs are kept"] if _own_cluster().stop() else []
+    if kind.delete(cluster.CACHE):
+        ended.append(f"removed kind's cluster {kind.NAME}")
+    return "; ".join(ended) or "none of ours is up"
 
 
 # --- A registry

@@ -4,6 +4,7 @@
 
     python tools/services/cluster.py COMMAND...         # runs it with one, for as long as it takes: MLCTL_TEST_KUBECONFIG,
                                                         # and DOCKER_HOST, the node's engine: what is built there, the node has
+    python tools/services/cluster.py                    # only builds its programs, minutes, and says where they are
 
 Everything is below the folder, listens on this machine only, and ends with the context. Needs root, Debian's etcd-server and
 docker.io, and a bridge of its own; its containers reach the host and each other, and nothing else. A kill -9 leaves dockerd.
@@ -324,6 +325,9 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster ends, too
     try:
+        if not sys.argv[1:]:
+            print(programs())
+            return 0
         with (
             tempfile.TemporaryDirectory(prefix="mlctl-", dir="/tmp", ignore_cleanup_errors=True) as folder,
             running(Path(folder, "c"), base_image.archive()[0]) as made,

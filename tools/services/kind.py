@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-__all__ = ["NAME", "create", "current", "delete", "own", "stranger"]
+__all__ = ["NAME", "answers", "create", "current", "delete", "own", "server", "stranger"]
 
 NAME = "mlctl"
 """The cluster that `create` makes."""
@@ -31,7 +31,7 @@ _START = 600  # seconds for an image to be pulled, and a node to be ready
 def current(folder: Path) -> Path | None:
     """A kubeconfig, below `folder`, of the current context alone, where that is one of kind's and answers; else None."""
     found = _context()
-    if not found or not _throwaway(found) or not _answers(found["clusters"][0]["cluster"]["server"]):
+    if not found or not _throwaway(found) or not answers(found["clusters"][0]["cluster"]["server"]):
         return None
     return _kept(folder, yaml.safe_dump(found))
 
@@ -69,6 +69,27 @@ def delete(folder: Path) -> bool:
     _run("delete", "cluster", "--name", NAME, "--kubeconfig", str(_place(folder)))
     _place(folder).unlink(missing_ok=True)
     return True
+
+
+def answers(server: str) -> bool:
+    """Whether anything answers there, be it to say no: a cluster that was stopped leaves its context."""
+    trusting = create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, CERT_NONE
+    try:
+        with urllib.request.urlopen(f"{server}/version", timeout=5, context=trusting):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def server(kubeconfig: str) -> str:
+    """The address of the first cluster that the text of a kubeconfig has. Raises ValueError."""
+    try:
+        return str(yaml.safe_load(kubeconfig)["clusters"][0]["cluster"]["server"])
+    except (yaml.YAMLError, LookupError, TypeError) as reason:
+        raise ValueError(f"no kubeconfig: {reason}") from None
 
 
 def _run(*words: str) -> str:
@@ -122,19 +143,6 @@ def _named(things: list[Any], name: str) -> Any:
 def _throwaway(config: dict[str, Any]) -> bool:
     server = str(config["clusters"][0].get("cluster", {}).get("server", ""))
     return str(config["current-context"]).startswith("kind-") and urlsplit(server).hostname in _HERE
-
-
-def _answers(server: str) -> bool:
-    """Whether anything answers there, be it to say no: a cluster that was stopped leaves its context."""
-    trusting = create_default_context()
-    trusting.check_hostname, trusting.verify_mode = False, CERT_NONE
-    try:
-        with urllib.request.urlopen(f"{server}/version", timeout=5, context=trusting):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
 
 
 def _place(folder: Path) -> Path:

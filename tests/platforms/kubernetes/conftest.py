@@ -46,7 +46,7 @@ def place() -> Iterator[Any]:
 
     if not cluster.built():
         pytest.skip(
-            "no programs of a Kubernetes server; make services builds them, in minutes; or set MLCTL_TEST_KUBECONFIG"
+            "no programs of a Kubernetes server; tools/services/cluster.py builds them, in minutes; or set MLCTL_TEST_KUBECONFIG"
         )
     try:
         cluster.programs()
