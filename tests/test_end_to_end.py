@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mlctl import cli, document, errors
+from mlctl import cli, document, errors, schemas
 from mlctl.errors import InvalidConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,7 +173,7 @@ def test_yaml_in_the_docs_is_valid(tmp_path: Path) -> None:
             parsed = document.parse(block.encode(), path.name, InvalidConfig)
             schema = "job" if "kind" in parsed.data else "config"
             if schema == "job" or "targets" in parsed.data:
-                document.check(parsed, schema)
+                schemas.check(parsed, schema)
                 found.append(schema)
     assert sorted(set(found)) == ["config", "job"]
 

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlctl import jobfile, units
-from mlctl.document import schema_text
+from mlctl import jobfile, schemas, units
 from mlctl.errors import InvalidJob, MlctlError
 from mlctl.job import KINDS, Accelerators, Distribution, Input, Job, Output, Param, Resources
 from mlctl.runs import Stamp
@@ -116,7 +115,7 @@ def test_a_field_and_its_value(tmp_path: Path, text: str, field: str, value: Any
 
 
 def test_every_field_was_tried() -> None:
-    properties = json.loads(schema_text("job"))["properties"]
+    properties = json.loads(schemas.text("job"))["properties"]
     for test, names in (
         (test_a_field_and_its_value, set(properties)),
         (test_a_field_and_what_it_refuses, set(properties)),
@@ -791,7 +790,7 @@ _VALUES = st.recursive(
 )  # fmt: skip
 
 
-@given(st.dictionaries(st.sampled_from(sorted(json.loads(schema_text("job"))["properties"])), _VALUES, max_size=3))
+@given(st.dictionaries(st.sampled_from(sorted(json.loads(schemas.text("job"))["properties"])), _VALUES, max_size=3))
 def test_any_mapping_is_a_job_or_one_line(fields: dict[str, Any]) -> None:
     try:
         job = load(**fields)

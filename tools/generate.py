@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from mlctl import decide, document
+from mlctl import decide, schemas
 from mlctl.backend import FIELDS, Features
 from mlctl.job import KINDS
 from mlctl_jenkins import library
@@ -127,7 +127,7 @@ def pipelines() -> str:
 
 def job_file() -> str:
     """The reference of the job file, a row for each field of the schema."""
-    schema = json.loads(document.schema_text("job"))
+    schema = json.loads(schemas.text("job"))
     rows = "\n".join(_rows(schema, "", frozenset(schema["required"])))
     return JOB_FILE.replace("ROWS", rows)
 

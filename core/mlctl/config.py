@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import __version__, document
+from . import __version__, document, schemas
 from .document import Document, Keys, dotted
 from .errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, did_you_mean, one_line
 from .job import Job
@@ -297,7 +297,7 @@ def _read(path: Path) -> Document:
 
 
 def _checked(found: Document) -> Document:
-    document.check(found, "config")
+    schemas.check(found, "config")
     return found
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import document, units
+from . import document, schemas, units
 from .command import Command, Placeholder, placeholders, text_of, variable
 from .document import Document, Keys
 from .errors import InvalidJob, did_you_mean, one_line
@@ -55,7 +55,7 @@ def load(
     else:
         doc = _plain(source) if isinstance(source, Mapping) else document.read(Path(source), InvalidJob)
         written = dict(doc.data)
-    document.check(doc, "job", _ELSEWHERE)
+    schemas.check(doc, "job", _ELSEWHERE)
     written = _bound(doc, written, params or {}, inputs or {})
     return _Reader(doc, _merged(written, defaults or {})).job(written)
 

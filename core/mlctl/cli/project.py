@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from mlctl import __version__, config, document, units
+from mlctl import __version__, config, schemas, units
 from mlctl import backend as backends
 from mlctl.backend import Finding, Settings
 from mlctl.config import Config
@@ -43,7 +43,7 @@ def init(folder: Path | None, template: str, script: Path | None, kind: str) -> 
     if template == "list":
         show.table(("TEMPLATE", "WHAT"), scaffold.templates().items())
         return
-    schema = document.schema_text("job")
+    schema = schemas.text("job")
     if script is not None:
         if folder is not None:
             raise InvalidConfig("--from writes into the script's own project; leave the folder out")
@@ -93,7 +93,7 @@ def targets(file: Path | None, profile: str | None, json_: bool) -> None:
 @click.argument("name", type=click.Choice(("job", "config")), default="job")
 def schema(name: str) -> None:
     """Print the JSON Schema (draft 2020-12) of the job file, or of the configuration."""
-    click.echo(document.schema_text(name), nl=False)
+    click.echo(schemas.text(name), nl=False)
 
 
 @click.command(name="config")
