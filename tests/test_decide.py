@@ -131,6 +131,8 @@ def test_names_fit_every_platform(job: str, key: str, attempt: int, limit: int) 
     assert re.search(rf"[a-z0-9]-[a-z2-7]{{16}}-{attempt}$", name)
     assert Run("b", "a", "s", name).attempt == attempt
     assert name == Key(key, job).name(attempt, limit)
+    assert Key(key, job).attempt(name, limit) == attempt
+    assert Key(f"{key}x", job).attempt(name, limit) is None
 
 
 @given(st.text(max_size=5), st.text(max_size=5))

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,12 @@ def test_the_output_of_each_kind_has_its_type() -> None:
 )  # fmt: skip
 def test_units(read: Any, value: Any, number: float) -> None:
     assert read(value) == number
+
+
+def test_moments_are_utc() -> None:
+    for text, microsecond in (("05Z", 0), ("05", 0), ("05.12Z", 120_000), ("05.1234567Z", 123_456)):
+        assert units.moment(f"2026-01-02T03:04:{text}") == datetime(2026, 1, 2, 3, 4, 5, microsecond, timezone.utc)
+    assert [units.moment(value) for value in (None, "", "soon", 0)] == [None] * 4
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ remembers.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,21 @@ class Settings:
             value = self.values.get(name)
             if value is not None and not right(value):
                 raise self.fail(name, f"got {one_line(value)}, expected {expected}")
+
+    def reference(self, name: str, pattern: str, expected: str, at: str = "secrets") -> re.Match[str]:
+        """The parts of where a secret comes from that the platform itself reads; `at` is the setting that has secrets.
+
+        Raises InvalidConfig for one that isn't there, or is of another sort than `pattern`; `expected` says which that is.
+        """
+        known: Mapping[str, Any] = self.values
+        for part in at.split("."):
+            known = known.get(part, {})
+        source = str(known.get(name, ""))
+        match = re.fullmatch(pattern, source)
+        if not match:
+            got = f"got a source of another sort ({source.partition(':')[0]}:)" if source else "it is not set"
+            raise self.fail(f"{at}.{name}", f"{got}, expected {expected}")
+        return match
 
     def secret_source(self, name: str) -> str:
         """Where a secret of this machine comes from: env:NAME or file:PATH; the variable of its name unless said."""
@@ -145,6 +161,14 @@ class Finding:
     ok: bool
     text: str = ""
     mend: str = ""
+
+    @classmethod
+    def of(cls, what: str, ask: Callable[[], str], mend: str) -> Finding:
+        """What comes of asking: what `ask` says; or its error, and how to mend that."""
+        try:
+            return cls(what, True, ask())
+        except MlctlError as error:
+            return cls(what, False, str(error), mend)
 
 
 class Backend(Protocol):

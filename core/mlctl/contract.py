@@ -6,19 +6,26 @@ runtime.py is the other side. It stands alone, so it spells them again; the test
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .command import fill, text_of, variable
+from .errors import Unsupported
 from .job import Job
 from .runs import Metric
 
-__all__ = ["METRIC", "Places", "argv", "environment", "metrics", "torchrun", "variable"]
+__all__ = [
+    "METRIC", "WORD", "Places", "argv", "distribution", "environment", "exportable", "metrics", "passable", "torchrun", "variable",
+]  # fmt: skip
 
 
 METRIC = "mlctl.metric "
 """How the line of the log begins that says what a line of the metrics file does."""
+
+WORD = 100_000
+"""Bytes that a word or a variable of a process may have: Linux takes 128 KiB, the name included."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,45 @@ def environment(job: Job, places: Places, run: str, escape: Callable[[str], str]
         **{f"MLCTL_INPUT_{variable(name)}": path for name, path in places.inputs.items()},
         **{f"MLCTL_OUTPUT_{variable(name)}": path for name, path in places.outputs.items()},
     }
+
+
+def passable(
+    job: Job,
+    texts: Iterable[str],
+    most: int = 0,
+    what: str = "a word or variable",
+    way: str = "read it from MLCTL_PARAMS_FILE",
+) -> None:
+    """Raises InvalidJob for words and variables that can't be passed to a process; of more than `most` bytes, too, unless 0."""
+    for text in texts:
+        if "\0" in text or any(0xD800 <= ord(char) <= 0xDFFF for char in text):
+            raise job.fail(("command",), "a null byte, or half a character, can't be passed to a process")
+        if most and len(text.encode()) > most:
+            raise job.fail(("command",), f"{what} of more than {most} bytes can't be passed to a process; {way}")
+
+
+def exportable(job: Job, env: Iterable[str]) -> None:
+    """Raises InvalidJob for the name of a variable that a launch script can't set."""
+    for name in env:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise job.fail(("env", name), "no name that a shell can export; use letters, digits and '_'")
+
+
+def distribution(job: Job, other: str) -> tuple[str, int] | None:
+    """Its type, torchrun or env, and the processes of a node, where a launch script starts them.
+
+    Raises Unsupported for another type, of which `other` says how it is had.
+    """
+    asked = job.distribution
+    if asked is None:
+        return None
+    if asked.type not in ("torchrun", "env"):
+        text = f"got '{asked.type}', and torchrun and env are started here; {other}"
+        raise Unsupported(str(job.fail(("distribution", "type"), text)))
+    if asked.type == "env" and asked.processes_per_node > 1:
+        text = "one process is started on each node; torchrun starts more"
+        raise Unsupported(str(job.fail(("distribution", "processes_per_node"), text)))
+    return asked.type, asked.processes_per_node
 
 
 def torchrun(nodes: int, processes: int, rank: str, master: str, port: int | str) -> str:

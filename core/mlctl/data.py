@@ -24,7 +24,7 @@ from .errors import InvalidConfig, InvalidJob, Unavailable, Unsupported
 from .job import Job
 from .runs import Upload
 
-__all__ = ["SCHEMES", "Local", "counted", "local_inputs", "opened", "put", "reached", "scheme"]
+__all__ = ["SCHEMES", "Local", "counted", "local_inputs", "opened", "output", "put", "reached", "scheme"]
 
 SCHEMES: Mapping[str, str] = {
     "s3": "s3fs",
@@ -98,13 +98,14 @@ class Local:
         """Plain data, for facts."""
         return {**vars(self), "files": [list(each) for each in self.files]}
 
+    def source(self, name: str) -> str:
+        """The path of its file `name`."""
+        return self.path if self.single else str(Path(self.path, name))
+
     def uploads(self, below: str) -> tuple[Upload, ...]:
         """Its files, below `below`/sha256: the same content has the same addresses, and is uploaded once."""
         return tuple(
-            Upload(
-                self.path if self.single else str(Path(self.path, name)), digest, f"{below}/{self.sha256}/{quote(name)}"
-            )
-            for name, digest in self.files
+            Upload(self.source(name), digest, f"{below}/{self.sha256}/{quote(name)}") for name, digest in self.files
         )
 
     def address(self, below: str) -> str:
@@ -112,16 +113,28 @@ class Local:
         return f"{below}/{self.sha256}/{quote(self.files[0][0])}" if self.single else f"{below}/{self.sha256}"
 
 
-def local_inputs(job: Job) -> dict[str, dict[str, Any]]:
-    """Input -> `Local.to_json` of those that are on this machine: for `resolve`, as part of the facts."""
+def local_inputs(job: Job, empty: str = "") -> dict[str, dict[str, Any]]:
+    """Input -> `Local.to_json` of those that are on this machine: for `resolve`, as part of the facts.
+
+    Raises InvalidJob for one that isn't there, and for an empty folder where `empty` says that the platform takes none.
+    """
     found = {}
     for name, each in job.inputs.items():
         if scheme(each.uri) == "file":
             try:
-                found[name] = Local.of(Path(each.uri)).to_json()
+                local = Local.of(Path(each.uri))
             except InvalidJob as error:
                 raise job.fail(("inputs", name), str(error)) from None
+            if empty and not local.files:
+                raise job.fail(("inputs", name), f"{local.path}: is empty, and {empty}")
+            found[name] = local.to_json()
     return found
+
+
+def output(job: Job, name: str, run: str, own: str) -> str:
+    """The address of an output of the run called `run`: below the output's own `uri`, else below the run's `own` folder."""
+    uri = job.outputs[name].uri
+    return f"{uri.rstrip('/')}/{run}/{name}" if uri else f"{own}/{name}"
 
 
 _read: ContextVar[Callable[[int], None]] = ContextVar("read", default=lambda count: None)

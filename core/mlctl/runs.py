@@ -102,6 +102,11 @@ class Key:
         """The name of attempt number `attempt`, which counts from 0."""
         return f"{self.stem(limit)}-{attempt}"
 
+    def attempt(self, name: str, limit: int = 63) -> int | None:
+        """The attempt that is called so; None for the name of another key's, or of a stranger."""
+        match = re.fullmatch(rf"{re.escape(self.stem(limit))}-(\d+)", name)
+        return int(match[1]) if match else None
+
 
 @dataclass(frozen=True)
 class Run:

@@ -1,10 +1,11 @@
-"""Durations and Kubernetes' quantities, read and written."""
+"""Durations, times and Kubernetes' quantities, read and written."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 
-__all__ = ["cores", "quantity", "seconds", "shown_seconds"]
+__all__ = ["cores", "moment", "quantity", "seconds", "shown_seconds"]
 
 _SUFFIX = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -42,6 +43,15 @@ def cores(value: str | float) -> float:
     if not 0 < number < 1e6:
         raise ValueError(f"got {value!r}, expected more than no core, and less than a million")
     return number
+
+
+def moment(value: object) -> datetime | None:
+    """ISO 8601 in UTC with any number of digits of a second, which Python before 3.11 doesn't read; None for what is none."""
+    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?", str(value or ""))
+    if not match:
+        return None
+    time = datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
+    return time.replace(microsecond=int((match[2] or "0")[:6].ljust(6, "0")))
 
 
 def shown_seconds(value: float) -> str:

@@ -80,7 +80,7 @@ def planned(kind: str, facts: dict[str, Any] = FACTS, target: dict[str, Any] = T
 def sent(plan: Plan) -> dict[str, Any]:
     """The job, as it goes over the wire."""
     stamp = Stamp("k" * 64, "d" * 64, "params=123456", {"dag": "a'b"}, "n" * 16)
-    return request.stamped(plan.request, stamp.to_json())
+    return request.stamped(plan.request, stamp)
 
 
 @pytest.mark.parametrize("kind", JOBS)
@@ -253,7 +253,7 @@ def test_same_environment_has_the_same_name_and_another_has_another() -> None:
 def test_record_comes_back_and_is_bounded() -> None:
     plan = planned("train", **JOBS["train"])
     stamp = Stamp("k" * 64, "d" * 64, "", {"dag": "x" * 256, "note": "ü" * 256}, "n" * 16)
-    body = request.stamped(plan.request, stamp.to_json())
+    body = request.stamped(plan.request, stamp)
     assert all(len(text) <= request.PIECE for text in body["properties"]["properties"].values())
     kept = request.recorded(body)
     assert Stamp.of_json(json.dumps(kept["stamp"])) == stamp
@@ -261,6 +261,6 @@ def test_record_comes_back_and_is_bounded() -> None:
         kept["outputs"]["model"] == f"{OWN}/workspaceblobstore/paths/mlctl/runs/churn-abcdefghijklmnop/1/outputs/model"
     )
     with pytest.raises(ValueError, match="mlctl keeps 10000"):
-        request.stamped(plan.request, Stamp("k", "d", "p" * 12_000).to_json())
+        request.stamped(plan.request, Stamp("k", "d", "p" * 12_000))
     with pytest.raises(ValueError):
         request.recorded({"properties": {"properties": {}}})

@@ -285,6 +285,12 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], type[MlctlError], str]] = [
         r"targets\.prod\.stage\.secrets\.KEY: got a source of another sort \(env:\)",
     ),
     ({}, {"outputs": {"model": {"uri": "volume://shared/x"}}}, Unsupported, "read_only"),
+    (
+        {"storage": "volume://nowhere/mlctl"},
+        {"outputs": {"model": {}}},
+        InvalidConfig,
+        r"targets\.prod\.storage: got 'volume://nowhere.*volumes: data, shared, scratch",
+    ),
     ({"storage": None}, {"outputs": {"model": {}}}, InvalidConfig, r"targets\.prod\.storage: it is not set"),
     ({}, {"resources": {"accelerators": "A100"}}, Unsupported, "doesn't name; did you mean 'A10G'"),
     ({}, {"distribution": {"type": "mpi"}}, Unsupported, "torchrun and env are started here"),

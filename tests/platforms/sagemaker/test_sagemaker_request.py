@@ -82,7 +82,7 @@ def planned(kind: str, facts: dict[str, Any] = FACTS, target: dict[str, Any] = T
 def sent(plan: Plan) -> dict[str, Any]:
     """All that goes over the wire."""
     stamp = Stamp("k" * 64, "d" * 64, "params=123456", {"dag": "a'b"}, "n" * 16)
-    return {**plan.request["parameters"], "Environment": request.record(plan.request, stamp.to_json())}
+    return {**plan.request["parameters"], "Environment": request.record(plan.request, stamp)}
 
 
 @pytest.mark.parametrize("kind", JOBS)

@@ -11,7 +11,6 @@ Settings: see docs/azureml.md.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,7 @@ from urllib.parse import quote
 
 from mlctl import contract, data
 from mlctl.backend import Base, Facts, Features, Finding, Settings
+from mlctl.backends import _record
 from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable
 from mlctl.job import Job
 from mlctl.policy import Admitted
@@ -83,13 +83,11 @@ class AzureML(Base):
     def resolve(self, job: Job) -> Facts:
         """What each input is; local inputs' digests; the size of the machines of a compute. The datastore is looked for."""
         data.reached(job, request.REACHED, self.name)
-        local = data.local_inputs(job)
+        local = data.local_inputs(job, "Azure ML takes no empty input")
         self._store.described()
         inputs: dict[str, dict[str, Any]] = {}
         for name, each in job.inputs.items():
             if name in local:
-                if not local[name]["files"]:
-                    raise job.fail(("inputs", name), f"{each.uri}: is empty, and Azure ML takes no empty input")
                 inputs[name] = {"single": local[name]["single"], "local": local[name]}
                 continue
             if self._store.owns(each.uri):
@@ -157,7 +155,7 @@ class AzureML(Base):
         """
         asked, run = plan.plan.request, self._run(plan.plan.name)
         try:
-            body = request.stamped(asked, stamp.to_json())
+            body = request.stamped(asked, stamp)
         except ValueError as reason:
             raise InvalidConfig(f"{run}: {reason}") from None
         try:  # a name that is taken needs no files
@@ -292,7 +290,7 @@ def _there(package: str) -> bool:
 
 
 def _stamp(job: Mapping[str, Any]) -> Stamp:
-    return Stamp.of_json(json.dumps(request.recorded(job)["stamp"]))
+    return _record.stamp_of(request.recorded(job))
 
 
 def _nonce(job: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlctl.units import moment
+
 from . import request, states
 from .service import Service
 
@@ -25,7 +27,7 @@ def archive(service: Service, before: float, dry: bool) -> Iterator[str]:
         native = str(job.get("properties", {}).get("status", ""))
         if native not in states.TERMINAL or not _ours(job):
             continue
-        ended = states.time_of(service.details(str(job["name"])).get("endTimeUtc"))
+        ended = moment(service.details(str(job["name"])).get("endTimeUtc"))
         if ended is None or ended.timestamp() >= before:
             continue
         if not dry:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from mlctl.backend import Finding, Settings
-from mlctl.errors import MlctlError, RunNotFound
+from mlctl.errors import RunNotFound
 
 from .fields import compute_size
 from .service import MANAGER, Service
@@ -32,19 +32,13 @@ def findings(service: Service, store: Store, settings: Settings) -> Iterator[Fin
     """In an order in which each needs those before it; ends where nothing more can be asked."""
     target, at = settings.target, service.at
 
-    def tried(what: str, ask: Callable[[], str], mend: str) -> Finding:
-        try:
-            return Finding(what, True, ask())
-        except MlctlError as error:
-            return Finding(what, False, str(error), mend)
-
     def logged_in() -> str:
         manager = settings.values.get("resource_manager", MANAGER)
         with service.translated("credentials"):
             service.credential().get_token(f"{manager}/.default")
         return f"a token for {manager}"
 
-    credentials = tried(
+    credentials = Finding.of(
         "credentials", logged_in, "az login, or set AZURE_TENANT_ID, AZURE_CLIENT_ID, AZURE_CLIENT_SECRET"
     )
     yield credentials
@@ -56,7 +50,7 @@ def findings(service: Service, store: Store, settings: Settings) -> Iterator[Fin
         location.append(str(service.arm("GET", at.arm).get("location", "")))
         return f"{at.workspace} in {location[0]}"
 
-    found = tried(
+    found = Finding.of(
         "workspace", workspace, f"set targets.{target}.subscription, resource_group and workspace; or get the role"
     )
     yield found
@@ -76,17 +70,17 @@ def findings(service: Service, store: Store, settings: Settings) -> Iterator[Fin
             raise settings.fail("instance_type", f"{location[0]} has no {sizes[0]}")
         return f"serverless, {sizes[0]}"
 
-    yield tried("compute", computes, f"set targets.{target}.compute, or instance_type")
+    yield Finding.of("compute", computes, f"set targets.{target}.compute, or instance_type")
     mend = f"grant Storage Blob Data Contributor on its account, or set targets.{target}.datastore"
-    yield tried("datastore", store.probe, mend)
+    yield Finding.of("datastore", store.probe, mend)
 
     def jobs() -> str:
         service.arm("GET", f"{at.arm}/jobs", jobType="Command")
         return "jobs can be listed"
 
-    yield tried("jobs", jobs, "grant the role AzureML Data Scientist on the workspace")
+    yield Finding.of("jobs", jobs, "grant the role AzureML Data Scientist on the workspace")
     size = sizes[0] if sizes else ""
-    yield tried(
+    yield Finding.of(
         "quota", lambda: _quota(service, settings, location[0], size),
         f"ask for more in the portal (Machine Learning, Quotas), or set targets.{target}.instance_type",
     )  # fmt: skip

@@ -15,9 +15,10 @@ from typing import Any
 
 from mlctl import contract, data
 from mlctl.backend import Facts, Settings
+from mlctl.backends import _record
 from mlctl.errors import Unsupported
 from mlctl.job import Job
-from mlctl.runs import Loss, Plan, Run, Upload
+from mlctl.runs import Loss, Plan, Run, Stamp, Upload
 
 from .fields import Fields
 from .launch import Launch, script
@@ -37,7 +38,6 @@ REACHED: Mapping[str, str] = {
     "azureml": "mount", "abfss": "mount", "wasbs": "mount", "https": "download", "file": "upload",
 }  # fmt: skip
 _OURS = ("mlctl", "mlctl_code", "mlctl_state")
-_WORD = 100_000  # bytes: Linux takes 128 KiB, the name included
 _MODES = {"mount": "ReadOnlyMount", "download": "Download", "": "ReadOnlyMount"}
 _OUTPUT_MODES = {"mount": "ReadWriteMount", "upload": "Upload", "": "Upload"}
 
@@ -69,7 +69,8 @@ class _Maker:
         seen = contract.Places(places, outputs, f"{root}/mlctl/params.json", f"{root}/{metrics}", f"{state}/job")
         run = Run("azureml", self.at.subscription, self.at.scope, self.name)
         argv, env = contract.argv(job, seen), contract.environment(job, seen, str(run))
-        self._check(argv, env)
+        contract.passable(job, (*argv, *env.values()), contract.WORD)
+        contract.exportable(job, env)
         code = ""
         if job.package:
             address = f"{self.at.base}/packages/{job.package.sha256}.tar.gz"
@@ -159,32 +160,16 @@ class _Maker:
                 text = f"got '{each.uri}', and Azure ML writes to azureml:, abfss: and wasbs:; leave it out for the datastore"
                 raise Unsupported(str(self.job.fail(("outputs", name, "uri"), text)))
             own = f"{self.at.base}/runs/{self.stem}/{self.attempt}/outputs"
-            addresses[name] = f"{each.uri.rstrip('/')}/{self.name}/{name}" if each.uri else f"{own}/{name}"
+            addresses[name] = data.output(self.job, name, self.name, own)
             made = self._named("outputs", name)
             self._link("outputs", made, addresses[name], f"{self.root}/outputs/{name}", _OUTPUT_MODES[each.mode])
         return addresses
 
-    def _check(self, argv: list[str], env: Mapping[str, str]) -> None:
-        for text in (*argv, *env.values()):
-            if "\0" in text or any(0xD800 <= ord(char) <= 0xDFFF for char in text):
-                raise self.job.fail(("command",), "a null byte, or half a character, can't be passed to a process")
-            if len(text.encode()) > _WORD:
-                raise self.job.fail(
-                    ("command",),
-                    f"a word or variable of more than {_WORD} bytes can't be passed to a process; read it from MLCTL_PARAMS_FILE",
-                )
-        for name in env:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise self.job.fail(("env", name), "no name that a shell can export; use letters, digits and '_'")
-
     def _secret(self, name: str) -> tuple[str, str]:
         """The vault's host, and the secret's name in it."""
-        source = str(self.settings.values.get("secrets", {}).get(name, ""))
-        match = re.fullmatch(r"azure-kv:([A-Za-z0-9-]{3,24}(?:\.[a-z0-9.-]+)?)/([A-Za-z0-9-]{1,127})", source)
-        if not match:
-            got = f"got a source of another sort ({source.partition(':')[0]}:)" if source else "it is not set"
-            text = f"{got}, expected azure-kv:VAULT/NAME (Key Vault), which the job reads"
-            raise self.settings.fail(f"secrets.{name}", text)
+        pattern = r"azure-kv:([A-Za-z0-9-]{3,24}(?:\.[a-z0-9.-]+)?)/([A-Za-z0-9-]{1,127})"
+        expected = "azure-kv:VAULT/NAME (Key Vault), which the job reads"
+        match = self.settings.reference(name, pattern, expected)
         if self.settings.values.get("identity") != "managed":
             text = f"the job reads {name} from Key Vault as a managed identity; set it to managed"
             raise self.settings.fail("identity", text)
@@ -195,30 +180,19 @@ def _sha256(files: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def stamped(request: Mapping[str, Any], stamp: str) -> dict[str, Any]:
+def stamped(request: Mapping[str, Any], stamp: Stamp) -> dict[str, Any]:
     """The body with mlctl's record of the run in it. Raises ValueError where that is more than a job may have."""
-    text = json.dumps({**request["record"], "stamp": json.loads(stamp)}, sort_keys=True, separators=(",", ":"))
-    pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
-    if len(pieces) > 40:
-        raise ValueError(f"what is kept with the run takes {len(text)} characters, and mlctl keeps {40 * PIECE}")
+    kept = _record.cut(request["record"], stamp, RECORD, PIECE, 40, "mlctl")
     properties = request["body"]["properties"]
     return {
         "properties": {
             **properties,
-            "properties": {
-                **properties.get("properties", {}),
-                **{f"{RECORD}{number:02}": piece for number, piece in enumerate(pieces)},
-            },
-            "environmentVariables": {NONCE: json.loads(stamp)["nonce"]},
+            "properties": {**properties.get("properties", {}), **kept},
+            "environmentVariables": {NONCE: stamp.nonce},
         }
     }
 
 
 def recorded(job: Mapping[str, Any]) -> dict[str, Any]:
     """What `stamped` kept, from a job's record. Raises ValueError for a job that is none of mlctl's."""
-    properties = job.get("properties", {}).get("properties") or {}
-    pieces = sorted((name, text) for name, text in properties.items() if name.startswith(RECORD))
-    found = json.loads("".join(text for _, text in pieces))
-    if not isinstance(found, dict) or not {"stamp", "outputs", "metrics"} <= found.keys():
-        raise ValueError("no record of mlctl's")
-    return found
+    return _record.joined(job.get("properties", {}).get("properties") or {}, RECORD)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from mlctl.errors import MlctlError
 from mlctl.runs import Reason, Run, State, Status
+from mlctl.units import moment
 
-__all__ = ["LIVE", "TERMINAL", "failure", "seconds", "state_of", "status_of", "time_of"]
+__all__ = ["LIVE", "TERMINAL", "failure", "seconds", "state_of", "status_of"]
 
 LIVE: Mapping[str, State] = {
     "NotStarted": State.QUEUED,
@@ -67,7 +67,7 @@ def failure(status: Status, details: Mapping[str, Any], limit: float) -> Status:
     error = (details.get("error") or {}).get("error") or {}
     said = " ".join(str(error.get("message") or "").split())
     text = " ".join([*_codes(error), said])
-    started, finished = time_of(details.get("startTimeUtc")), time_of(details.get("endTimeUtc"))
+    started, finished = moment(details.get("startTimeUtc")), moment(details.get("endTimeUtc"))
     known: dict[str, Any] = {"started": started, "finished": finished, "link": status.link}
     if status.state is State.CANCELLED:
         late = bool(limit and started and finished and (finished - started).total_seconds() >= limit)
@@ -93,15 +93,6 @@ def _codes(error: Mapping[str, Any]) -> list[str]:
         found.append(str(inner.get("code", "")))
         inner = inner.get("innerError")
     return found
-
-
-def time_of(value: Any) -> datetime | None:
-    """ISO 8601 with any number of digits of a second, which Python before 3.11 doesn't read."""
-    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?", str(value or ""))
-    if not match:
-        return None
-    moment = datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
-    return moment.replace(microsecond=int((match[2] or "0")[:6].ljust(6, "0")))
 
 
 def seconds(duration: Any) -> float:

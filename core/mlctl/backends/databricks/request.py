@@ -90,7 +90,7 @@ def spec(job: Job, facts: Facts, name: str, settings: Settings) -> dict[str, Any
         if output.uri and data.scheme(output.uri) != "volumes":
             text = f"{output.uri}: Databricks writes to Volumes only, such as {root}/models"
             raise Unsupported(str(job.fail(("outputs", key), text)))
-        addresses[key] = f"{output.uri.rstrip('/')}/{name}/{key}" if output.uri else f"{at}/outputs/{key}"
+        addresses[key] = data.output(job, key, name, f"{at}/outputs")
         outputs[key] = addresses[key] if output.mode == "mount" else f"{here}/outputs/{key}"
     places = contract.Places(
         inputs, outputs, f"{here}/params.json", f"{here}/metrics.jsonl", f"{root}/runs/{stem}/checkpoints"
@@ -139,11 +139,7 @@ def _spark(job: Job) -> bool:
 
 
 def _secret(name: str, settings: Settings) -> list[str]:
-    source = settings.values.get("secrets", {}).get(name)
-    match = re.fullmatch(r"dbx-secret:([\w.@-]+)/([\w.@-]+)", source or "")
-    if not match:
-        got = "there is none" if source is None else "got a source of another sort"
-        raise settings.fail(f"secrets.{name}", f"{got}, expected dbx-secret:SCOPE/KEY")
+    match = settings.reference(name, r"dbx-secret:([\w.@-]+)/([\w.@-]+)", "dbx-secret:SCOPE/KEY")
     return [match[1], match[2]]
 
 

@@ -15,23 +15,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from mlctl import contract, data
 from mlctl.backend import Base, Facts, Features, Finding, Settings
+from mlctl.backends._pods import local_facts, metric_lines
 from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unavailable
 from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, State, Status, Upload
 
 from . import doctor, logs, request, states
-from .launch import METRICS
 from .service import PAGE, Conflict, Missing, Service
 from .settings import NAMES, check, place
 
@@ -80,20 +78,7 @@ class KFP(Base):
     def resolve(self, job: Job) -> Facts:
         """The digests and sizes of the inputs that are on this machine."""
         data.reached(job, {"file": "upload", "volume": "mount"}, "a job on KFP")
-        found = data.local_inputs(job)
-        sizes = {}
-        for name, each in found.items():
-            if not each["files"]:
-                raise job.fail(
-                    ("inputs", name), f"{each['path']}: is empty, and a run of KFP has no empty folder in it"
-                )
-            for file, _ in each["files"]:
-                path = Path(each["path"]) if each["single"] else Path(each["path"], file)
-                try:
-                    sizes[str(path)] = path.stat().st_size
-                except OSError as reason:
-                    raise Unavailable(f"{path}: {reason.strerror or reason}") from None
-        return {"inputs": found, "sizes": sizes}
+        return local_facts(job, "a run of KFP has no empty folder in it")
 
     def plan(self, job: Job, facts: Facts, name: str) -> Plan:
         """The run with its pipeline, but for its files and what only the submit knows."""
@@ -170,8 +155,8 @@ class KFP(Base):
         """One list of the runs that have the name's stem in theirs."""
         stem, answer = key.stem(self.name_limit), []
         for name, found in self._listed(("IS_SUBSTRING", "display_name", stem)).items():
-            attempt = re.fullmatch(rf"{re.escape(stem)}-(\d+)", name)
-            if not attempt:
+            number = key.attempt(name, self.name_limit)
+            if number is None:
                 continue
             run, first = self._run(name), states.chosen(found)
             try:
@@ -179,7 +164,7 @@ class KFP(Base):
             except ValueError:
                 text = "a run of that name is there that mlctl did not start; choose another key"
                 raise InvalidConfig(f"{run}: {text}") from None
-            answer.append(Found(run, int(attempt[1]), stamp, self._told(run, first)))
+            answer.append(Found(run, number, stamp, self._told(run, first)))
         return sorted(answer, key=lambda one: one.number)
 
     def submit(self, plan: Admitted, stamp: Stamp) -> Run:
@@ -295,8 +280,7 @@ class KFP(Base):
         except ValueError:
             return Result()
         text = logs.whole(self._service, found) or ""
-        lines = (line.partition(METRICS)[2] for line in text.split("\n") if METRICS + "{" in line)
-        return Result(outputs, contract.metrics(lines))
+        return Result(outputs, contract.metrics(metric_lines(text)))
 
     def cancel(self, run: Run) -> None:
         """Terminates the run: its pod gets a SIGTERM, and KFP promises no grace. The record and the archived log stay."""

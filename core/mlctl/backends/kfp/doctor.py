@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from mlctl.backend import Finding, Settings
-from mlctl.errors import MlctlError
 
 from .service import Missing, Service
 
@@ -16,12 +15,6 @@ def findings(service: Service, settings: Settings) -> Iterator[Finding]:
     """In an order in which each needs those before it; ends where nothing more can be asked."""
     target, values = settings.target, settings.values
 
-    def tried(what: str, ask: Callable[[], str], mend: str) -> Finding:
-        try:
-            return Finding(what, True, ask())
-        except MlctlError as error:
-            return Finding(what, False, str(error), mend)
-
     shared: list[bool] = []
 
     def server() -> str:
@@ -29,7 +22,7 @@ def findings(service: Service, settings: Settings) -> Iterator[Finding]:
         shared.append(bool(found.get("multi_user")))
         return f"{service.host}, {found.get('tag_name') or 'of no version'}{', for several users' if shared[0] else ''}"
 
-    found = tried(
+    found = Finding.of(
         "server", server, f"set targets.{target}.host to the API's address, and token where it asks for a login"
     )
     yield found
@@ -48,7 +41,7 @@ def findings(service: Service, settings: Settings) -> Iterator[Finding]:
             known.append(str(each["experiment_id"]))
         return name if known else f"{name}, which the first run makes"
 
-    found = tried(
+    found = Finding.of(
         "experiment", experiment, f"set targets.{target}.namespace and token, or ask for the right to its experiments"
     )
     yield found
@@ -63,7 +56,7 @@ def findings(service: Service, settings: Settings) -> Iterator[Finding]:
             raise settings.fail("experiment", str(error)) from None
         return "runs can be listed"
 
-    yield tried("runs", runs, "ask for the role kubeflow-edit in the namespace")
+    yield Finding.of("runs", runs, "ask for the role kubeflow-edit in the namespace")
     if not values.get("storage"):
         text = "it is not set: no job with outputs runs, and a pod that KFP starts again runs its job again"
         yield Finding("storage", False, text, f"set targets.{target}.volumes, and storage to a folder of one")

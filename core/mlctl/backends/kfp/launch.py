@@ -12,16 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from shlex import quote
 
-__all__ = ["END", "FILES", "METRICS", "OUTER", "ROOT", "Launch", "script"]
+from mlctl.backends._pods import METRICS
+
+__all__ = ["END", "FILES", "OUTER", "ROOT", "Launch", "script"]
 
 ROOT = "/tmp/mlctl"  # noqa: S108 - the pod's
 """A folder of the pod's own."""
 
 FILES = f"{ROOT}/files"
 """Where the files are that the run has in it."""
-
-METRICS = "mlctl.file "
-"""How a line of the log begins that has a line of the metrics file."""
 
 END = "mlctl.end "
 """How the line begins that tells the end: an exit code, a reason, and words about it."""

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mlctl.backends._pods import METRICS
 from mlctl.errors import InvalidConfig, one_line
 from mlctl.runs import Logs
 
-from .launch import END, METRICS
+from .launch import END
 from .service import Missing, Service
 
 __all__ = ["CHUNK", "read", "whole"]

@@ -7,17 +7,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlctl.backend import Settings
+from mlctl.backends._pods import SETTINGS, volumes_of
 from mlctl.units import seconds
 from mlctl.values import Allowed, duration, text, words
 
-__all__ = ["NAMES", "check", "grace", "place", "volumes"]
+__all__ = ["NAMES", "check", "grace", "place"]
 
-_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 _TOLERATION = frozenset({"key", "operator", "value", "effect", "toleration_seconds"})
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, list) and all(text(_NAME)(each) for each in value)
 
 
 def _tolerations(value: Any) -> bool:
@@ -35,17 +31,6 @@ def _accelerators(value: Any) -> bool:
     )
 
 
-def _volumes(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        text(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")(name)
-        and isinstance(each, Mapping)
-        and each.keys() <= {"claim", "at"}
-        and text(_NAME)(each.get("claim"))
-        and text(r"(/[A-Za-z0-9._-]+)+")(each.get("at", "/x"))
-        for name, each in value.items()
-    )
-
-
 _ALLOWED: Allowed = {
     "host": (text(r"https?://[^/\s?#@]+(/[^\s?#]*)?"), "the address of the API server, such as https://kfp.acme.com"),
     "server": (text(r"[A-Za-z0-9._:-]+"), "a name for the server, such as prod-eu"),
@@ -53,16 +38,13 @@ _ALLOWED: Allowed = {
     "experiment": (text(r"[A-Za-z0-9][\w .-]{0,126}"), "the name of an experiment"),
     "token": (text(r"(env:[A-Za-z_]\w*|file:.+)"), "where a bearer token comes from, env:NAME or file:PATH"),
     "ca": (text(r".+"), "the path of a file with the certificates to trust"),
-    "image": (text(r"\S+"), "an image, {python} in it standing for the job's Python, such as python:{python}-slim"),
-    "service_account": (text(_NAME), "the name of a service account"),
-    "image_pull_secrets": (_names, "a list of names of Secrets"),
-    "node_selector": (words, "a mapping of labels to values, each a string"),
+    **SETTINGS,
     "tolerations": (_tolerations, f"a list of mappings of {', '.join(sorted(_TOLERATION))}"),
     "accelerators": (
         _accelerators,
         "a mapping of names to {resource: nvidia.com/gpu}, with node_selector and tolerations where they are needed",
     ),
-    "volumes": (_volumes, "a mapping of names to {claim: NAME}, with at: /PATH"),
+    "volumes": (volumes_of("claim", "at"), "a mapping of names to {claim: NAME}, with at: /PATH"),
     "storage": (text(r"volume://[a-z0-9-]+(/[A-Za-z0-9._-]+)*/?"), "a folder of a volume such as volume://data/mlctl"),
     "grace": (duration, "a duration such as 30s"),
 }  # fmt: skip
@@ -88,9 +70,3 @@ def place(settings: Settings) -> tuple[str, str]:
 def grace(settings: Settings) -> int:
     """Seconds between SIGTERM and SIGKILL."""
     return seconds(settings.values.get("grace", "30s"))
-
-
-def volumes(settings: Settings) -> dict[str, tuple[str, str]]:
-    """The target's volumes: name -> its claim, and where the job sees it, below /mnt unless it says `at`."""
-    known = settings.values.get("volumes", {})
-    return {name: (str(each["claim"]), str(each.get("at", f"/mnt/{name}"))) for name, each in known.items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from mlctl.errors import MlctlError
 from mlctl.runs import Reason, Run, State, Status
+from mlctl.units import moment
 
 from .launch import END
 
@@ -113,9 +114,5 @@ def _said(found: Mapping[str, Any]) -> str:
 
 
 def time_of(value: Any) -> datetime | None:
-    """RFC 3339 with any number of digits of a second. KFP says the year 1970 for what hasn't happened."""
-    match = re.match(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?Z?", str(value or ""))
-    if not match or match[1].startswith("1970"):
-        return None
-    moment = datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
-    return moment.replace(microsecond=int((match[2] or "0")[:6].ljust(6, "0")))
+    """As `moment` has it. KFP says the year 1970 for what hasn't happened."""
+    return None if str(value or "").startswith("1970") else moment(value)

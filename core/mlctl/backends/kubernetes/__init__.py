@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
-import re
 import threading
 import time
 from collections import defaultdict
@@ -27,6 +26,7 @@ from typing import Any
 
 from mlctl import contract, data
 from mlctl.backend import Base, Facts, Features, Finding, Settings
+from mlctl.backends._pods import local_facts
 from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable
 from mlctl.job import Job
 from mlctl.policy import Admitted
@@ -92,18 +92,8 @@ class Kubernetes(Base):
         """The cluster and the namespace; the digests and sizes of the inputs that are on this machine."""
         ways = {"file": "upload", "volume": "mount", **dict.fromkeys(staging.STORES, "download")}
         data.reached(job, ways, "a job on Kubernetes")
-        found = data.local_inputs(job)
-        sizes = {}
-        for name, each in found.items():
-            if not each["files"]:
-                raise job.fail(("inputs", name), f"{each['path']}: is empty, and Kubernetes mounts no empty input")
-            for file, _ in each["files"]:
-                path = Path(each["path"]) if each["single"] else Path(each["path"], file)
-                try:
-                    sizes[str(path)] = path.stat().st_size
-                except OSError as reason:
-                    raise Unavailable(f"{path}: {reason.strerror or reason}") from None
-        return {"account": self._api.account, "namespace": self._api.namespace, "inputs": found, "sizes": sizes}
+        local = local_facts(job, "Kubernetes mounts no empty input")
+        return {"account": self._api.account, "namespace": self._api.namespace, **local}
 
     def plan(self, job: Job, facts: Facts, name: str) -> Plan:
         """The Job, and the Service of one with several nodes."""
@@ -189,8 +179,8 @@ class Kubernetes(Base):
         found = []
         for job in jobs:
             run = self._run(job)
-            attempt = re.fullmatch(rf"{re.escape(stem)}-(\d+)", run.name)
-            if not attempt:
+            number = key.attempt(run.name, self.name_limit)
+            if number is None:
                 continue
             try:
                 stamp = request.stamp_of(job)
@@ -198,7 +188,7 @@ class Kubernetes(Base):
                 text = "a Job of that name is there that mlctl did not start; choose another key"
                 raise InvalidConfig(f"{run}: {text}") from None
             status = states.status_of(job, pods.get(run.name, []), (), self._api.now())
-            found.append(Found(run, int(attempt[1]), stamp, status))
+            found.append(Found(run, number, stamp, status))
         return sorted(found, key=lambda one: one.number)
 
     def _pods(self, namespace: str, selector: str) -> dict[str, list[dict[str, Any]]]:

@@ -12,17 +12,15 @@ from dataclasses import dataclass, field
 from shlex import quote
 
 from mlctl import contract
+from mlctl.backends._pods import METRICS
 
-__all__ = ["FILES", "METRICS", "PORT", "RERUN", "ROOT", "UID_VARIABLE", "UNBUILT", "UNSAVED", "Launch", "script"]
+__all__ = ["FILES", "PORT", "RERUN", "ROOT", "UID_VARIABLE", "UNBUILT", "UNSAVED", "Launch", "script"]
 
 ROOT = "/mlctl"
 """A folder of the pod's own."""
 
 FILES = f"{ROOT}/files"
 """Where ConfigMaps with the code and inputs are mounted."""
-
-METRICS = "mlctl.file "
-"""How a line of the log begins that has a line of the metrics file."""
 
 UNBUILT = "mlctl: the requirements could not be installed"
 RERUN = "mlctl: this attempt was started before"

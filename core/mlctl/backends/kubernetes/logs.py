@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from mlctl.backends import _pods
+from mlctl.backends._pods import METRICS
 from mlctl.errors import InvalidConfig, one_line
 from mlctl.runs import Logs
 
 from .api import Api, Missing
-from .launch import METRICS
 from .pod import CONTAINER
 
 __all__ = ["metric_lines", "read"]
@@ -123,5 +124,5 @@ def metric_lines(api: Api, namespace: str, pods: Sequence[Mapping[str, Any]]) ->
             text = api.text(
                 api.path("pods", namespace, pod["metadata"]["name"], "log"), container=CONTAINER, limitBytes=LARGEST
             )
-            return [line.partition(METRICS)[2] for line in text.split("\n") if METRICS + "{" in line]
+            return _pods.metric_lines(text)
     return []

@@ -7,20 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlctl.backend import Settings
-from mlctl.errors import Unsupported, did_you_mean, one_line
+from mlctl.backends._pods import Volume, accelerator, image
+from mlctl.errors import one_line
 from mlctl.job import Job
 from mlctl.runs import Loss
 
 from .launch import FILES, ROOT, UID_VARIABLE
-from .settings import Volume, duration, secret_key
+from .settings import duration, secret_key
 
 __all__ = ["CONTAINER", "Pod"]
 
 CONTAINER = "job"
 """The name of the job's container, for the template of a target, too."""
-
-_IMAGE = "python:{python}-slim"
-_PYTHON = "3.12"
 
 
 class Pod:
@@ -29,18 +27,19 @@ class Pod:
     def __init__(self, job: Job, settings: Settings, losses: list[Loss]) -> None:
         self.job, self.settings, self.losses = job, settings, losses
         self.own = _platform(job)
+        self.accelerator = accelerator(job, settings)
 
     def container(self, command: list[str], words: list[str], env: Mapping[str, str]) -> dict[str, Any]:
         """The job's container, but for what is mounted."""
         return {
             "name": CONTAINER,
-            "image": self._image(),
+            "image": image(self.job, self.settings),
             "command": command,
             "args": words,
             "workingDir": ROOT,
             "env": [
                 *({"name": name, "value": value} for name, value in env.items()),
-                *({"name": name, "valueFrom": self._secret(name)} for name in self.job.secrets),
+                *({"name": name, "valueFrom": secret_key(self.settings, name)} for name in self.job.secrets),
                 {"name": UID_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['controller-uid']"}}},
             ],
             "resources": self._resources(),
@@ -63,7 +62,7 @@ class Pod:
             volumes.append({"name": "mlctl-files", "projected": {"sources": sources}})
             mounts.append({"name": "mlctl-files", "mountPath": FILES, "readOnly": True})
         for name, each in sorted(mounted.items()):
-            volumes.append({"name": f"volume-{name}", **each.source})
+            volumes.append({"name": f"volume-{name}", **_source(each)})
             mount: dict[str, Any] = {"name": f"volume-{name}", "mountPath": each.at}
             mounts.append({**mount, "readOnly": True} if each.read_only else mount)
         if job.resources.shm:
@@ -93,22 +92,10 @@ class Pod:
             spec["tolerations"] = tolerations
         return spec
 
-    def _image(self) -> str:
-        job = self.job
-        image = job.image or str(self.settings.values.get("image", _IMAGE))
-        if job.image or "{python}" in image:
-            return job.image or image.replace("{python}", job.python or _PYTHON)
-        if job.python:
-            text = f"got '{image}' for every Python, and the job wants {job.python}; put {{python}} where its version belongs"
-            raise self.settings.fail("image", text)
-        return image
-
     def _placed(self) -> tuple[dict[str, str], list[dict[str, Any]]]:
         """The node selector and the tolerations: the target's, its accelerator's, and those of spot nodes."""
         values, asked = self.settings.values, self.job.resources
-        sources: list[Mapping[str, Any]] = [values]
-        if asked.accelerators:
-            sources.append(self._accelerator())
+        sources: list[Mapping[str, Any]] = [values, self.accelerator]
         if asked.spot and "spot" in values:
             sources.append(values["spot"])
         elif asked.spot:
@@ -120,16 +107,6 @@ class Pod:
             selector |= source.get("node_selector", {})
             tolerations += [dict(each) for each in source.get("tolerations", [])]
         return selector, tolerations
-
-    def _accelerator(self) -> Mapping[str, Any]:
-        asked = self.job.resources.accelerators
-        assert asked is not None  # noqa: S101 - whoever calls has looked
-        known: Mapping[str, Mapping[str, Any]] = self.settings.values.get("accelerators", {})
-        if asked.name not in known:
-            near = did_you_mean(asked.name, known) or f"; it has {', '.join(known) or 'none'}"
-            text = f"got '{asked.name}', which targets.{self.settings.target}.accelerators doesn't name{near}"
-            raise Unsupported(str(self.job.fail(("resources", "accelerators"), text)))
-        return known[asked.name]
 
     def _resources(self) -> dict[str, Any]:
         """Memory and disk are limits, as what is beyond them ends a pod or its neighbours; cores may be lent."""
@@ -143,12 +120,18 @@ class Pod:
         if asked.disk:
             requests["ephemeral-storage"] = limits["ephemeral-storage"] = str(asked.disk)
         if asked.accelerators:
-            resource = self._accelerator()["resource"]
+            resource = self.accelerator["resource"]
             requests[resource] = limits[resource] = str(asked.accelerators.count)
         return {name: each for name, each in (("requests", requests), ("limits", limits)) if each}
 
-    def _secret(self, name: str) -> dict[str, Any]:
-        return secret_key(self.settings, f"secrets.{name}", str(self.settings.values.get("secrets", {}).get(name, "")))
+
+def _source(volume: Volume) -> dict[str, Any]:
+    if volume.claim:
+        return {"persistentVolumeClaim": {"claimName": volume.claim}}
+    if volume.host:
+        return {"hostPath": {"path": volume.host}}
+    server, _, path = volume.nfs.partition(":")
+    return {"nfs": {"server": server, "path": path}}
 
 
 def _platform(job: Job) -> Mapping[str, Any]:

@@ -14,14 +14,15 @@ from typing import Any
 
 from mlctl import contract, data
 from mlctl.backend import Facts, Settings
-from mlctl.errors import Unsupported, one_line
+from mlctl.backends._pods import Layout
+from mlctl.errors import Unsupported
 from mlctl.job import Job
 from mlctl.runs import Loss, Plan, Run, Stamp, Upload
 
 from . import staging
-from .launch import FILES, ROOT, Launch, script
+from .launch import ROOT, Launch, script
 from .pod import Pod
-from .settings import Volume, duration, volumes
+from .settings import duration
 
 __all__ = [
     "ALL", "DOMAIN", "FILE_LIMIT", "MANAGED", "configmap", "make", "merged", "missing", "record", "stamp_of", "stamped",
@@ -40,7 +41,6 @@ FILE_LIMIT = 1_000_000
 """Bytes that one file may have: a ConfigMap holds 1 MiB."""
 
 _FILES = 100  # ConfigMaps of one run
-_WORD = 100_000  # bytes: Linux takes 128 KiB, the name included
 _WHOLE = 1_000_000  # bytes: etcd takes 1.5 MiB
 
 
@@ -49,45 +49,38 @@ def make(job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Lo
     return _Maker(job, facts, name, settings, losses).plan()
 
 
-class _Maker:
+class _Maker(Layout):
+    root = ROOT
+    writes = "Kubernetes writes to volumes of the target and object stores: " + ", ".join(
+        ["volume://data/models", *(f"{one}:" for one in sorted(staging.STORES))]
+    )
+
     def __init__(self, job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Loss, ...]) -> None:
-        self.job, self.facts, self.name, self.settings = job, facts, name, settings
+        super().__init__(job, facts, name, settings)
         self.losses = list(losses)
-        self.stem, _, self.attempt = name.rpartition("-")
         self.nodes = job.resources.nodes
         self.service = f"mlctl-{'-'.join(name.rsplit('-', 2)[1:])}" if self.nodes > 1 else ""
-        self.volumes = volumes(settings)
-        self.mounted: dict[str, Volume] = {}
         self.uploads: list[Upload] = []
         self.files: dict[str, str] = {}
         """Path below FILES -> the ConfigMap that holds it."""
-        self.copied: dict[str, str] = {}
-        self.saved: dict[str, str] = {}
         self.fetched: dict[str, str] = {}
         self.uploaded: dict[str, str] = {}
         """The pod's path -> address in an object store."""
 
     def plan(self) -> Plan:
         job, values = self.job, self.settings.values
-        storage = str(values.get("storage", "")).rstrip("/")
-        inputs = {name: self._input(name) for name in job.inputs}
-        outputs, addresses = self._outputs(storage)
-        if job.package:
-            self._file("code.tar.gz", str(job.package.path), job.package.sha256, job.package.size, ("code",))
-        checkpoints, claim = f"{ROOT}/checkpoints", ""
-        if storage and not self._staged(storage):
-            runs = f"{self._path(storage, 'storage')}/runs/{self.stem}"
-            checkpoints, claim = f"{runs}/checkpoints", f"{runs}/{self.attempt}/started-"
-        places = contract.Places(inputs, outputs, f"{ROOT}/params.json", f"{ROOT}/metrics.jsonl", checkpoints)
+        places, addresses = self.places()
         run = Run("kubernetes", self.facts["account"], self.facts["namespace"], self.name)
         words = contract.argv(job, places)
         env = {"PYTHONUNBUFFERED": "1", **contract.environment(job, places, str(run))}
         launch = Launch(
-            json.dumps(job.values(), ensure_ascii=False), claim,
-            folders=[*outputs.values(), *self.saved.values(), places.checkpoints], copied=self.copied,
+            json.dumps(job.values(), ensure_ascii=False),
+            f"{self.runs}/{self.attempt}/started-" if self.runs else "",
+            folders=[*places.outputs.values(), *self.saved.values(), places.checkpoints], copied=self.copied,
             code=job.package is not None, requirements=job.requirement_lines, saved=self.saved,
             staged=bool(self.uploaded), nodes=self.nodes,
-            master=f"{self.name}-0.{self.service}" if self.service else "127.0.0.1", distribution=self._distribution(),
+            master=f"{self.name}-0.{self.service}" if self.service else "127.0.0.1",
+            distribution=contract.distribution(job, "MPI wants a launcher of its own in the image"),
         )  # fmt: skip
         text = script(launch)
         self._check([text, *words], env)
@@ -182,7 +175,7 @@ class _Maker:
         }
 
     def _file(self, path: str, source: str, sha256: str, size: int, keys: tuple[str, ...]) -> None:
-        """Has a file of this machine at `path` below FILES. Raises Unsupported for what no ConfigMap holds."""
+        """In a ConfigMap, which holds so much and no more."""
         if size > FILE_LIMIT:
             way = (
                 "build it into an image" if keys == ("code",) else "put it on a volume of the target, or into an image"
@@ -196,72 +189,20 @@ class _Maker:
             text = f"more than {_FILES} files, each of which takes a ConfigMap; pack them, or put them on a volume of the target"
             raise Unsupported(str(self.job.fail(keys, text)))
 
-    def _path(self, uri: str, setting: str = "") -> str:
-        """The pod's path of volume://NAME/PATH, which is mounted for it. Raises ValueError for no volume of the target."""
-        name, _, path = uri.partition("://")[2].partition("/")
-        if name not in self.volumes or ".." in path.split("/"):
-            known = ", ".join(self.volumes) or "none"
-            text = f"got {one_line(uri)}, expected volume://NAME/PATH with one of targets.{self.settings.target}.volumes: {known}"
-            raise self.settings.fail(setting, text) if setting else ValueError(text)
-        self.mounted[name] = self.volumes[name]
-        return f"{self.volumes[name].at}/{path}".rstrip("/")
-
     def _input(self, name: str) -> str:
-        """An input's place in the pod."""
-        each = self.job.inputs[name]
-        if name in self.facts["inputs"]:
-            local = data.Local.of_json(self.facts["inputs"][name])
-            for file, digest in local.files:
-                source = local.path if local.single else str(PurePosixPath(local.path, file))
-                self._file(f"inputs/{name}/{file}", source, digest, self.facts["sizes"][source], ("inputs", name))
-            return f"{FILES}/inputs/{name}/{local.files[0][0]}" if local.single else f"{FILES}/inputs/{name}"
-        if self._staged(each.uri):
-            target = f"{ROOT}/inputs/{name}/{PurePosixPath(each.uri).name}"
-            self.fetched[target] = self._reached(each.uri, each.mode, ("inputs", name))
-            return target
-        try:
-            place = self._path(each.uri)
-        except ValueError as reason:
-            raise Unsupported(str(self.job.fail(("inputs", name), str(reason)))) from None
-        if each.mode != "download":
-            return place
-        self.copied[place] = f"{ROOT}/inputs/{name}/{PurePosixPath(place).name}"
-        return self.copied[place]
+        uri, mode = self.job.inputs[name].uri, self.job.inputs[name].mode
+        if data.scheme(uri) not in staging.STORES:
+            return super()._input(name)
+        place = f"{ROOT}/inputs/{name}/{PurePosixPath(uri).name}"
+        self.fetched[place] = self._reached(uri, mode, ("inputs", name))
+        return place
 
-    def _outputs(self, storage: str) -> tuple[dict[str, str], dict[str, str]]:
-        """Output -> its place in the pod; output -> its address once the run has ended."""
-        places, addresses = {}, {}
-        for name, each in self.job.outputs.items():
-            if not each.uri and not storage:
-                text = f"it is not set, and the job leaves {name}; expected a folder such as volume://data/mlctl"
-                raise self.settings.fail("storage", text)
-            address = (
-                f"{each.uri.rstrip('/')}/{self.name}/{name}"
-                if each.uri
-                else f"{storage}/runs/{self.stem}/{self.attempt}/outputs/{name}"
-            )
-            if self._staged(address):
-                places[name] = f"{ROOT}/outputs/{name}"
-                addresses[name] = self.uploaded[places[name]] = self._reached(address, each.mode, ("outputs", name))
-                continue
-            if data.scheme(address) != "volume":
-                known = "volume://data/models, " + ", ".join(f"{one}:" for one in sorted(staging.STORES))
-                text = f"got '{each.uri}', and Kubernetes writes to volumes of the target and object stores: {known}"
-                raise Unsupported(str(self.job.fail(("outputs", name, "uri"), text)))
-            try:
-                place = self._path(address)
-            except ValueError as reason:
-                raise Unsupported(str(self.job.fail(("outputs", name, "uri"), str(reason)))) from None
-            if self.volumes[address.partition("://")[2].partition("/")[0]].read_only:
-                raise Unsupported(str(self.job.fail(("outputs", name), f"{address}: that volume is read_only")))
-            addresses[name], places[name] = address, place
-            if each.mode == "upload":
-                places[name] = f"{ROOT}/outputs/{name}"
-                self.saved[places[name]] = place
-        return places, addresses
-
-    def _staged(self, address: str) -> bool:
-        return data.scheme(address) in staging.STORES
+    def _output(self, name: str, address: str) -> str:
+        if data.scheme(address) not in staging.STORES:
+            return super()._output(name, address)
+        place = f"{ROOT}/outputs/{name}"
+        self.uploaded[place] = self._reached(address, self.job.outputs[name].mode, ("outputs", name))
+        return place
 
     def _reached(self, address: str, mode: str, keys: tuple[str, ...]) -> str:
         """The address in an object store. Raises Unsupported where the target has no way to it, or it would be mounted."""
@@ -274,25 +215,9 @@ class _Maker:
             raise Unsupported(str(self.job.fail((*keys, "mode"), text)))
         return address
 
-    def _distribution(self) -> tuple[str, int] | None:
-        asked = self.job.distribution
-        if asked is None:
-            return None
-        if asked.type not in ("torchrun", "env"):
-            text = f"got '{asked.type}', and torchrun and env are started here; MPI wants a launcher of its own in the image"
-            raise Unsupported(str(self.job.fail(("distribution", "type"), text)))
-        if asked.type == "env" and asked.processes_per_node > 1:
-            text = "one process is started on each node; torchrun starts more"
-            raise Unsupported(str(self.job.fail(("distribution", "processes_per_node"), text)))
-        return asked.type, asked.processes_per_node
-
     def _check(self, words: list[str], env: Mapping[str, str]) -> None:
-        for text in (*words, *env.values()):
-            if "\0" in text or any(0xD800 <= ord(char) <= 0xDFFF for char in text):
-                raise self.job.fail(("command",), "a null byte, or half a character, can't be passed to a process")
-            if len(text.encode()) > _WORD:
-                text = f"parameters, or a word or variable, of more than {_WORD} bytes can't be passed to a process; use a file"
-                raise self.job.fail(("command",), text)
+        texts = (*words, *env.values())
+        contract.passable(self.job, texts, contract.WORD, "parameters, or a word or variable,", "use a file")
         for name in {"job-name", "controller-uid"} & self.job.labels.keys():
             raise self.job.fail(("labels", name), "Kubernetes sets a label of that name itself; choose another")
 

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mlctl.backend import Settings
+from mlctl.backends._pods import NAME, SETTINGS, secret, volumes_of
 from mlctl.units import seconds
 from mlctl.values import Allowed, text, words
 from mlctl.values import duration as a_duration
 
-__all__ = ["NAMES", "Volume", "check", "duration", "secret_key", "volumes"]
-
-_NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
-
-
-@dataclass(frozen=True)
-class Volume:
-    """One of the target's volumes: what Kubernetes mounts, and where the job sees it."""
-
-    source: Mapping[str, Any]
-    at: str
-    read_only: bool
-
-
-def _names(value: Any) -> bool:
-    return isinstance(value, list) and all(text(_NAME)(each) for each in value)
+__all__ = ["NAMES", "check", "duration", "secret_key"]
 
 
 def _tolerations(value: Any) -> bool:
@@ -49,25 +33,6 @@ def _accelerators(value: Any) -> bool:
     return isinstance(value, Mapping) and all(_placed(each) and each.get("resource") for each in value.values())
 
 
-def _volume(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and value.keys() <= {"claim", "host", "nfs", "at", "read_only"}
-        and len(value.keys() & {"claim", "host", "nfs"}) == 1
-        and text(_NAME)(value.get("claim", "x"))
-        and text(r"/.*")(value.get("host", "/"))
-        and text(r"[^:/]+:/.*")(value.get("nfs", "x:/"))
-        and text(r"(/[A-Za-z0-9._-]+)+")(value.get("at", "/x"))
-        and isinstance(value.get("read_only", False), bool)
-    )
-
-
-def _volumes(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(
-        text(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?")(name) and _volume(each) for name, each in value.items()
-    )
-
-
 def _stage(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
@@ -87,23 +52,20 @@ _ALLOWED: Allowed = {
     "context": (text(r".+"), "a context of the kubeconfig"),
     "namespace": (text(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"), "a namespace"),
     "cluster": (text(r"[A-Za-z0-9._:-]+"), "a name for the cluster, such as prod-eu"),
-    "image": (text(r"\S+"), "an image, {python} in it standing for the job's Python, such as python:{python}-slim"),
-    "image_pull_secrets": (_names, "a list of names of Secrets"),
-    "service_account": (text(_NAME), "the name of a service account"),
-    "node_selector": (words, "a mapping of labels to values, each a string"),
+    **SETTINGS,
     "tolerations": (_tolerations, "a list of tolerations, as a pod has them"),
     "accelerators": (
         _accelerators,
         "a mapping of names to {resource: nvidia.com/gpu}, with node_selector and tolerations where they are needed",
     ),
     "spot": (_placed, "{node_selector: ..., tolerations: [...]} of the nodes that may be taken back"),
-    "priority_class": (text(_NAME), "the name of a priority class"),
-    "queue": (text(_NAME), "the name of a LocalQueue of Kueue"),
+    "priority_class": (text(NAME), "the name of a priority class"),
+    "queue": (text(NAME), "the name of a LocalQueue of Kueue"),
     "ttl": (a_duration, "a duration such as 7d"),
     "queue_timeout": (a_duration, "a duration such as 30m"),
     "grace": (a_duration, "a duration such as 30s"),
     "volumes": (
-        _volumes,
+        volumes_of("claim", "host", "nfs", "at", "read_only"),
         "a mapping of names to {claim: NAME}, {host: /PATH} or {nfs: SERVER:/PATH}, with at: /PATH and read_only: true",
     ),
     "storage": (
@@ -127,31 +89,12 @@ def check(settings: Settings) -> None:
     settings.check(_ALLOWED)
 
 
-def secret_key(settings: Settings, name: str, source: str) -> dict[str, Any]:
-    """Where a variable's value comes from, as a container has it. Raises InvalidConfig, naming the setting `name`."""
-    match = re.fullmatch(r"k8s-secret:([a-z0-9][-a-z0-9.]*)/([-._A-Za-z0-9]+)", source)
-    if not match:
-        got = f"got a source of another sort ({source.partition(':')[0]}:)" if source else "it is not set"
-        raise settings.fail(name, f"{got}, expected k8s-secret:NAME/KEY, of a Secret there")
-    return {"secretKeyRef": {"name": match[1], "key": match[2]}}
+def secret_key(settings: Settings, name: str, at: str = "secrets") -> dict[str, Any]:
+    """Where a variable's value comes from, as a container has it. Raises InvalidConfig."""
+    found, key = secret(settings, name, at)
+    return {"secretKeyRef": {"name": found, "key": key}}
 
 
 def duration(settings: Settings, name: str, default: str) -> int:
     """A setting that is a duration, in seconds."""
     return seconds(settings.values.get(name, default))
-
-
-def volumes(settings: Settings) -> dict[str, Volume]:
-    """The target's volumes, by name; each is seen below /mnt unless it says `at`."""
-    found = {}
-    for name, each in settings.values.get("volumes", {}).items():
-        read_only = bool(each.get("read_only", False))
-        if "claim" in each:
-            source: dict[str, Any] = {"persistentVolumeClaim": {"claimName": each["claim"]}}
-        elif "host" in each:
-            source = {"hostPath": {"path": each["host"]}}
-        else:
-            server, _, path = each["nfs"].partition(":")
-            source = {"nfs": {"server": server, "path": path}}
-        found[name] = Volume(source, each.get("at", f"/mnt/{name}"), read_only)
-    return found

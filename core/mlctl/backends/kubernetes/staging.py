@@ -42,14 +42,13 @@ def added(
 
     def container(name: str, what: str) -> dict[str, Any]:
         words = [_TEXT, what, ROOT, json.dumps(plan)]
-        secrets = stage.get("secrets", {})
         return {
             "name": name,
             "image": stage["image"],
             "command": ["python3", "-c", *(word.replace("$", "$$") for word in words)],
             "env": [
                 *({"name": each, "value": value.replace("$", "$$")} for each, value in stage.get("env", {}).items()),
-                *({"name": each, "valueFrom": secret_key(settings, f"stage.secrets.{each}", secrets[each])} for each in secrets),
+                *({"name": each, "valueFrom": secret_key(settings, each, "stage.secrets")} for each in stage.get("secrets", {})),
             ],
             "volumeMounts": [{"name": "mlctl", "mountPath": ROOT}],
         }  # fmt: skip

@@ -9,8 +9,6 @@ Settings: see docs/sagemaker.md.
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from typing import Any
 
 from mlctl import contract, data
 from mlctl.backend import Base, Facts, Features, Finding, Settings
+from mlctl.backends import _record
 from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable
 from mlctl.job import Job
 from mlctl.policy import Admitted
@@ -87,12 +86,10 @@ class SageMaker(Base):
         bucket = self._bucket()
         self._store.checked(bucket, self.settings.fail)
         data.reached(job, {"s3": "download", "file": "upload"}, self.name)
-        local = data.local_inputs(job)
+        local = data.local_inputs(job, "SageMaker takes no empty input")
         inputs: dict[str, dict[str, Any]] = {}
         for name, each in job.inputs.items():
             if name in local:
-                if not local[name]["files"]:
-                    raise job.fail(("inputs", name), f"{each.uri}: is empty, and SageMaker takes no empty input")
                 inputs[name] = {"single": local[name]["single"], "local": local[name]}
                 continue
             address = request.split_member(each.uri)[0]
@@ -124,15 +121,14 @@ class SageMaker(Base):
 
     def find(self, key: Key) -> list[Found]:
         """Lists both sorts of jobs by the name's stem, and describes each attempt, for its stamp."""
-        stem = key.stem(self.name_limit)
         region = self._aws.region()
         found = []
         for scope in _KINDS:
-            listed = self._list(region, scope, NameContains=stem)
+            listed = self._list(region, scope, NameContains=key.stem(self.name_limit))
             for line in (line for page in listed for line in page):
                 name = line[f"{_KINDS[scope][1]}JobName"]
-                attempt = re.fullmatch(rf"{re.escape(stem)}-(\d+)", name)
-                if not attempt:
+                number = key.attempt(name, self.name_limit)
+                if number is None:
                     continue
                 run = Run(self.name, self._aws.account(), f"{region}/{scope}", name)
                 try:
@@ -144,7 +140,7 @@ class SageMaker(Base):
                     raise InvalidConfig(
                         f"{run}: a job of that name is there that mlctl did not start; choose another key"
                     ) from None
-                found.append(Found(run, int(attempt[1]), stamp, status_of(run, answer)))
+                found.append(Found(run, number, stamp, status_of(run, answer)))
         return sorted(found, key=lambda one: one.number)
 
     def _list(self, region: str, scope: str, **asked: Any) -> Iterator[list[dict[str, Any]]]:
@@ -184,7 +180,7 @@ class SageMaker(Base):
         scope = "training" if asked["operation"] == "create_training_job" else "processing"
         run = Run(self.name, self._aws.account(), f"{asked['region']}/{scope}", plan.plan.name)
         try:
-            kept = request.record(asked, stamp.to_json())
+            kept = request.record(asked, stamp)
         except ValueError as reason:
             raise InvalidConfig(f"{run}: {reason}") from None
         for address, text in asked["files"].items():
@@ -310,4 +306,4 @@ def _told(run: Run, answer: Mapping[str, Any]) -> Status | MlctlError:
 
 
 def _stamp(answer: Mapping[str, Any]) -> Stamp:
-    return Stamp.of_json(json.dumps(request.recorded(answer.get("Environment", {}))["stamp"]))
+    return _record.stamp_of(request.recorded(answer.get("Environment", {})))

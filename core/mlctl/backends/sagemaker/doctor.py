@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from mlctl.backend import Finding, Settings
-from mlctl.errors import MlctlError, RunNotFound, Unauthorized
+from mlctl.errors import RunNotFound, Unauthorized
 
 from .aws import Aws
 from .store import Store
@@ -37,18 +37,12 @@ def findings(aws: Aws, store: Store, settings: Settings) -> Iterator[Finding]:
     """In an order in which each needs those before it; ends where nothing more can be asked."""
     target = settings.target
 
-    def tried(what: str, ask: Callable[[], str], mend: str) -> Finding:
-        try:
-            return Finding(what, True, ask())
-        except MlctlError as error:
-            return Finding(what, False, str(error), mend)
-
-    region = tried("region", aws.region, f"set targets.{target}.region to one such as eu-west-1")
+    region = Finding.of("region", aws.region, f"set targets.{target}.region to one such as eu-west-1")
     yield region
     if not region.ok:
         return
     mend = f"log in (aws sso login, aws configure), or set targets.{target}.profile"
-    credentials = tried("credentials", lambda: f"account {aws.account()}", mend)
+    credentials = Finding.of("credentials", lambda: f"account {aws.account()}", mend)
     yield credentials
     if not credentials.ok:
         return
@@ -58,21 +52,23 @@ def findings(aws: Aws, store: Store, settings: Settings) -> Iterator[Finding]:
         store.checked(bucket, settings.fail)
         return f"s3://{bucket}"
 
-    yield tried(
+    yield Finding.of(
         "role",
         lambda: role(aws, settings),
         f"set targets.{target}.role to a role that sagemaker.amazonaws.com may assume",
     )
-    yield tried("bucket", reached, f"aws s3 mb s3://{bucket} --region {aws.region()}, or set targets.{target}.bucket")
+    yield Finding.of(
+        "bucket", reached, f"aws s3 mb s3://{bucket} --region {aws.region()}, or set targets.{target}.bucket"
+    )
 
     def listed() -> str:
         for operation in ("list_training_jobs", "list_processing_jobs"):
             aws.call("sagemaker", operation, aws.region(), MaxResults=1)
         return "training and processing jobs can be listed"
 
-    yield tried("sagemaker", listed, "grant the permissions of docs/sagemaker.md to these credentials")
+    yield Finding.of("sagemaker", listed, "grant the permissions of docs/sagemaker.md to these credentials")
     instance = str(settings.values.get("instance_type", "ml.m5.xlarge"))
-    yield tried(
+    yield Finding.of(
         "quota",
         lambda: _quota(aws, settings, instance),
         f"ask for more in Service Quotas (SageMaker, {instance}), or set targets.{target}.instance_type",

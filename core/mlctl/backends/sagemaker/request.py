@@ -15,9 +15,10 @@ from typing import Any
 
 from mlctl import contract, data
 from mlctl.backend import Facts, Settings
+from mlctl.backends import _record
 from mlctl.errors import Unsupported
 from mlctl.job import Job
-from mlctl.runs import Loss, Plan, Run, Upload
+from mlctl.runs import Loss, Plan, Run, Stamp, Upload
 
 from .launch import ROOT, Launch, script
 from .native import LONGEST, Carried, Fields
@@ -28,7 +29,6 @@ RECORD = "MLCTL_RECORD_"
 """How the variables of a job begin that hold mlctl's record of it, cut to what a variable may hold."""
 
 _OURS = ("mlctl", "mlctl-code", "mlctl-state")
-_WORD = 100_000  # bytes: Linux takes 128 KiB, the name included
 _ARCHIVE = re.compile(r"/output/(model|output)\.tar\.gz\Z")
 
 
@@ -89,7 +89,8 @@ class _Maker:
         argv, env = contract.argv(job, places), contract.environment(job, places, str(run))
         if self.training:
             env = {**self._toolkit(inputs, outputs), **env}
-        self._check(argv, env)
+        contract.passable(job, (*argv, *env.values()), contract.WORD)
+        contract.exportable(job, env)
         code = None
         if job.package:
             address = f"{self.base}/packages/{job.package.sha256}.tar.gz"
@@ -103,7 +104,8 @@ class _Maker:
             unpacked=unpacked, code=code,
             requirements=f"{launched}/requirements.txt" if job.requirement_lines else "",
             secrets={secret: self._secret(secret) for secret in job.secrets},
-            nodes=job.resources.nodes, distribution=self._distribution(),
+            nodes=job.resources.nodes,
+            distribution=contract.distribution(job, "an image of your own may start it"),
         )  # fmt: skip
         files = {"launch.sh": script(launch), "params.json": json.dumps(job.values(), ensure_ascii=False)}
         if job.requirement_lines:
@@ -167,16 +169,13 @@ class _Maker:
                 text = f"{len(self.job.outputs)} outputs, and mlctl's own: SageMaker takes {self.layout.outputs_limit}"
                 raise Unsupported(str(self.job.fail(("outputs",), text)))
             places = {name: f"{self.layout.outputs}/{name}" for name in self.job.outputs}
-            addresses = {
-                name: f"{each.uri.rstrip('/')}/{self.name}/{name}" if each.uri else f"{own}/{name}"
-                for name, each in self.job.outputs.items()
-            }
+            addresses = {name: data.output(self.job, name, self.name, own) for name in self.job.outputs}
             return places, addresses, ""
         roots = {each.uri.rstrip("/") for each in self.job.outputs.values()} or {""}
         if len(roots) > 1:
             text = "a training job has one place for all its outputs; give every one the same uri:, or none"
             raise Unsupported(str(self.job.fail(("outputs",), text)))
-        store = roots.pop() or f"{self.base}/runs/{self.stem}/{self.attempt}/outputs"
+        store = roots.pop() or own
         models = [name for name, each in self.job.outputs.items() if each.type == "model"]
         main = "model" if "model" in models else models[0] if len(models) == 1 else ""
         places = {name: f"{self.layout.outputs}/{name}" for name in self.job.outputs}
@@ -200,40 +199,9 @@ class _Maker:
             "SM_HOSTS": json.dumps([f"algo-{number + 1}" for number in range(self.job.resources.nodes)]),
         }
 
-    def _check(self, argv: list[str], env: Mapping[str, str]) -> None:
-        for text in (*argv, *env.values()):
-            if "\0" in text or any(0xD800 <= ord(char) <= 0xDFFF for char in text):
-                raise self.job.fail(("command",), "a null byte, or half a character, can't be passed to a process")
-            if len(text.encode()) > _WORD:
-                way = "read it from MLCTL_PARAMS_FILE"
-                raise self.job.fail(
-                    ("command",), f"a word or variable of more than {_WORD} bytes can't be passed to a process; {way}"
-                )
-        for name in env:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise self.job.fail(("env", name), "no name that a shell can export; use letters, digits and '_'")
-
     def _secret(self, name: str) -> str:
-        source = str(self.settings.values.get("secrets", {}).get(name, ""))
-        if not re.fullmatch(r"aws-s(m|sm):[A-Za-z0-9/_+=.@:-]+", source):
-            got = f"got a source of another sort ({source.partition(':')[0]}:)" if source else "it is not set"
-            text = (
-                f"{got}, expected aws-sm:NAME (Secrets Manager) or aws-ssm:NAME (Parameter Store), which the job reads"
-            )
-            raise self.settings.fail(f"secrets.{name}", text)
-        return source
-
-    def _distribution(self) -> tuple[str, int] | None:
-        asked = self.job.distribution
-        if asked is None:
-            return None
-        if asked.type not in ("torchrun", "env"):
-            text = f"got '{asked.type}', and torchrun and env are started here; an image of your own may start it"
-            raise Unsupported(str(self.job.fail(("distribution", "type"), text)))
-        if asked.type == "env" and asked.processes_per_node > 1:
-            text = "one process is started on each node; torchrun starts more"
-            raise Unsupported(str(self.job.fail(("distribution", "processes_per_node"), text)))
-        return asked.type, asked.processes_per_node
+        expected = "aws-sm:NAME (Secrets Manager) or aws-ssm:NAME (Parameter Store), which the job reads"
+        return self.settings.reference(name, r"aws-s(m|sm):[A-Za-z0-9/_+=.@:-]+", expected)[0]
 
 
 def sources(answer: Mapping[str, Any]) -> list[str]:
@@ -243,23 +211,15 @@ def sources(answer: Mapping[str, Any]) -> list[str]:
     return [str(one["S3Uri"]) for one in found if "S3Uri" in one]
 
 
-def record(request: Mapping[str, Any], stamp: str) -> dict[str, str]:
+def record(request: Mapping[str, Any], stamp: Stamp) -> dict[str, str]:
     """The variables that keep the stamp, and where outputs and metrics are, with the job on SageMaker.
 
     Raises ValueError where they are more than a job may have.
     """
-    text = json.dumps({**request["record"], "stamp": json.loads(stamp)}, sort_keys=True, separators=(",", ":"))
     size = 512 if request["operation"] == "create_training_job" else 256
-    pieces = [text[at : at + size] for at in range(0, len(text), size)]
-    if len(pieces) > 100:
-        raise ValueError(f"what is kept with the run takes {len(text)} characters, and SageMaker keeps {100 * size}")
-    return {f"{RECORD}{number:02}": piece for number, piece in enumerate(pieces)}
+    return _record.cut(request["record"], stamp, RECORD, size, 100, "SageMaker")
 
 
 def recorded(environment: Mapping[str, str]) -> dict[str, Any]:
     """What `record` kept. Raises ValueError for a job that is none of mlctl's."""
-    pieces = sorted((name, text) for name, text in environment.items() if name.startswith(RECORD))
-    found = json.loads("".join(text for _, text in pieces))
-    if not isinstance(found, dict) or not {"stamp", "outputs", "metrics"} <= found.keys():
-        raise ValueError("no record of mlctl's")
-    return found
+    return _record.joined(environment, RECORD)
