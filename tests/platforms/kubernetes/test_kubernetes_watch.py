@@ -11,8 +11,7 @@ import pytest
 from kubernetes_harness import NAMESPACE, KubernetesHarness
 from test_kubernetes_runs import ended, eventually, execution, state_of
 
-from mlctl.backends import kubernetes
-from mlctl.backends.kubernetes import api, mirror
+from mlctl.backends.kubernetes import api, mirror, polling
 from mlctl.backends.kubernetes.api import Api, Expired
 from mlctl.errors import RunNotFound
 from mlctl.runs import Reason, State, Status
@@ -41,7 +40,7 @@ def test_pause_is_cut_short_by_a_change(harness: KubernetesHarness, monkeypatch:
 @pytest.fixture
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """A single run is many."""
-    monkeypatch.setattr(kubernetes, "_NAMED", 1)
+    monkeypatch.setattr(polling, "_NAMED", 1)
 
 
 @pytest.mark.usefixtures("many")

@@ -13,12 +13,9 @@ Settings: see docs/kubernetes.md.
 from __future__ import annotations
 
 import base64
-import contextlib
 import logging
-import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,14 +24,14 @@ from typing import Any
 from mlctl import contract, data
 from mlctl.backend import Base, Facts, Features, Finding, Settings
 from mlctl.backends._pods import local_facts
-from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable
+from mlctl.errors import InvalidConfig, MlctlError, RunExists, Unauthorized, Unavailable
 from mlctl.job import Job
 from mlctl.policy import Admitted
-from mlctl.runs import Found, Key, Logs, Plan, Reason, Result, Run, Stamp, State, Status, Upload
+from mlctl.runs import Found, Key, Logs, Plan, Reason, Result, Run, Stamp, Status, Upload
 
 from . import doctor, logs, prune, request, staging, states
 from .api import Api, Conflict, Missing
-from .mirror import Mirror
+from .polling import Polling, gone, pods_of
 from .request import DOMAIN
 from .settings import NAMES, check, duration
 
@@ -42,8 +39,6 @@ __all__ = ["Kubernetes"]
 
 log = logging.getLogger(__name__)
 
-_NAMED = 100  # runs that are asked for by name; more are a watch of all that is mlctl's
-_NAP = 0.1  # seconds for which no watch is worth its while
 _TOLD = {"spec.podFailurePolicy", "spec.ttlSecondsAfterFinished"}
 """What a server may drop: the pod says itself that it was evicted, and `mlctl gc` removes what has no TTL."""
 
@@ -83,10 +78,7 @@ class Kubernetes(Base):
         check(settings)
         self.remembers = timedelta(seconds=duration(settings, "ttl", "7d"))
         self._api = Api(settings)
-        self._lock = threading.Lock()
-        self._mirrors: dict[tuple[str, str], Mirror] = {}
-        self._last = threading.local()
-        """`list`: namespace, selector and version of the thread's last list of Jobs."""
+        self._polling = Polling(self._api, self._given_up)
 
     def resolve(self, job: Job) -> Facts:
         """The cluster and the namespace; the digests and sizes of the inputs that are on this machine."""
@@ -175,7 +167,7 @@ class Kubernetes(Base):
         stem, namespace = key.stem(self.name_limit), self._api.namespace
         selector = f"{DOMAIN}/stem={stem}"
         jobs = self._api.listed("jobs", namespace, selector)
-        pods = self._pods(namespace, selector) if jobs else {}
+        pods = pods_of(self._api, namespace, selector) if jobs else {}
         found = []
         for job in jobs:
             run = self._run(job)
@@ -191,18 +183,6 @@ class Kubernetes(Base):
             found.append(Found(run, number, stamp, status))
         return sorted(found, key=lambda one: one.number)
 
-    def _pods(self, namespace: str, selector: str) -> dict[str, list[dict[str, Any]]]:
-        """Run's name -> its pods, in the order in which they were made."""
-        return self._by_run(self._api.listed("pods", namespace, selector))
-
-    def _by_run(self, all_pods: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-        found = defaultdict(list)
-        for pod in all_pods:
-            found[str((pod["metadata"].get("labels") or {}).get(f"{DOMAIN}/run"))].append(pod)
-        for pods in found.values():
-            pods.sort(key=lambda pod: (_index(pod), pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
-        return dict(found)
-
     def _place(self, run: Run) -> str:
         """The namespace of a run. Raises Unavailable for one of another cluster."""
         if run.account != self._api.account:
@@ -216,8 +196,8 @@ class Kubernetes(Base):
         try:
             job = self._api.call("GET", self._api.path("jobs", namespace, run.name))
         except Missing:
-            raise _gone(run) from None
-        return job, self._pods(namespace, f"{DOMAIN}/run={run.name}").get(run.name, [])
+            raise gone(run) from None
+        return job, pods_of(self._api, namespace, f"{DOMAIN}/run={run.name}").get(run.name, [])
 
     def status(self, runs: Sequence[Run]) -> Mapping[Run, Status | MlctlError]:
         """For each namespace one list of Jobs and one of pods, or for many runs a watch of each that goes on between calls; and
@@ -231,66 +211,10 @@ class Kubernetes(Base):
                 answer[run] = error
         for namespace, wanted in groups.items():
             try:
-                answer |= self._statuses(namespace, wanted)
+                answer |= self._polling.statuses(namespace, wanted)
             except (Unavailable, Unauthorized) as error:
                 answer |= dict.fromkeys(wanted, error)
         return answer
-
-    def _statuses(self, namespace: str, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
-        answer: dict[Run, Status | MlctlError] = {}
-        if len(runs) > _NAMED:
-            watched = self._judged(namespace, runs, lambda kind, **only: self._mirror(kind, namespace, **only).things())
-            answer = {run: status for run, (status, _) in watched.items()}
-            runs = [run for run, judged in watched.items() if _grave(*judged)]  # to be seen, not heard of, in one order
-        for first in range(0, len(runs), _NAMED):
-            some = runs[first : first + _NAMED]
-            named = _named(some)
-
-            def listed(kind: str, fields: str = "", named: str = named) -> list[dict[str, Any]]:
-                found, version = self._api.snapshot(kind, namespace, "" if fields else named, fields)
-                if kind == "jobs":
-                    self._last.list = namespace, named, version
-                return found
-
-            for run, (status, ending) in self._judged(namespace, some, listed).items():
-                try:
-                    answer[run] = (
-                        self._given_up(run, status, ending) if ending and isinstance(status, Status) else status
-                    )
-                except MlctlError as error:
-                    answer[run] = error
-        return answer
-
-    def _judged(
-        self, namespace: str, runs: Sequence[Run], things: Callable[..., list[dict[str, Any]]]
-    ) -> dict[Run, tuple[Status | MlctlError, states.Ending | None]]:
-        """For each run its status, and why it should be ended; `things` gives Jobs, pods and, where they are needed, warnings."""
-        jobs = {job["metadata"]["name"]: job for job in things("jobs")}
-        pods = self._by_run(things("pods"))
-        events: list[dict[str, Any]] = []
-        if any(run.name in jobs and states.silent(jobs[run.name], pods.get(run.name, [])) for run in runs):
-            events = things("events", fields="type=Warning")
-        now = self._api.now()
-        answer: dict[Run, tuple[Status | MlctlError, states.Ending | None]] = {}
-        for run in runs:
-            if run.name not in jobs:
-                answer[run] = _gone(run), None
-                continue
-            try:
-                job, own = jobs[run.name], pods.get(run.name, [])
-                status = states.status_of(job, own, events, now)
-                answer[run] = status, states.overdue(job, own, status, now)
-            except MlctlError as error:
-                answer[run] = error, None
-        return answer
-
-    def _mirror(self, kind: str, namespace: str, fields: str = "") -> Mirror:
-        with self._lock:
-            if (kind, namespace) not in self._mirrors:
-                self._mirrors[kind, namespace] = Mirror(
-                    self._api, kind, namespace, "" if fields else request.ALL, fields
-                )
-            return self._mirrors[kind, namespace]
 
     def _given_up(self, run: Run, status: Status, ending: states.Ending) -> Status:
         """Ends a run that waited for too long. Who may only look sees it wait."""
@@ -301,19 +225,8 @@ class Kubernetes(Base):
             return status
 
     def pause(self, runs: Sequence[Run], seconds: float) -> None:
-        """Sleeps, but where few runs are waited for only until a Job of theirs changes: a watch since this thread's last status."""
-        until = time.monotonic() + seconds
-        namespace, named, version = getattr(self._last, "list", ("", "", ""))
-        if seconds >= _NAP and version and named == _named(runs) and {run.scope for run in runs} == {namespace}:
-            silent = seconds if seconds < 1 else seconds + 1  # who is quiet for longer than that is broken
-            changes = self._api.changes("jobs", namespace, named, "", version, max(1, int(seconds)), silent)
-            with (
-                contextlib.suppress(MlctlError),
-                contextlib.closing(changes),
-            ):  # whatever it is, the next status says so
-                if any(how != "BOOKMARK" for how, _ in changes):
-                    return
-        time.sleep(max(0.0, until - time.monotonic()))
+        """Sleeps, but where few runs are waited for only until a Job of theirs changes."""
+        self._polling.pause(runs, seconds)
 
     def logs(self, run: Run, since: str = "") -> Logs:
         """What the kubelet keeps of each pod's log: 10 MiB, unless the cluster says otherwise."""
@@ -372,23 +285,4 @@ class Kubernetes(Base):
     def prune(self, before: float, dry: bool) -> Iterator[str]:
         """ConfigMaps and Services whose Job was never made or didn't get to own them, and ended Jobs without a TTL."""
         jobs = self._api.listed("jobs", self._api.namespace, request.ALL)
-        return prune.removed(self._api, jobs, self._pods(self._api.namespace, request.ALL), before, dry)
-
-
-def _named(runs: Iterable[Run]) -> str:
-    return f"{DOMAIN}/run in ({','.join(run.name for run in runs)})"
-
-
-def _gone(run: Run) -> RunNotFound:
-    return RunNotFound(f"{run}: there is no such Job; it is removed some days after its end, or by somebody")
-
-
-def _grave(status: Status | MlctlError, ending: states.Ending | None) -> bool:
-    """Whether it takes more than a watch's word, as watches of Jobs and of pods don't keep step."""
-    if isinstance(status, MlctlError):
-        return True
-    return ending is not None or (status.state.terminal and status.state is not State.SUCCEEDED)
-
-
-def _index(pod: Mapping[str, Any]) -> int:
-    return int((pod["metadata"].get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", 0))
+        return prune.removed(self._api, jobs, pods_of(self._api, self._api.namespace, request.ALL), before, dry)
