@@ -745,7 +745,12 @@ def test_import_costs_next_to_nothing() -> None:
 
 def test_help_imports_no_command() -> None:
     found = imported("from mlctl.cli import run; run(['--help'])")
-    assert {name for name in found if name.startswith("mlctl")} == {"mlctl", "mlctl.cli", "mlctl.errors"}
+    assert {name for name in found if name.startswith("mlctl")} == {
+        "mlctl",
+        "mlctl.cli",
+        "mlctl.errors",
+        "mlctl.plugins",
+    }
     assert not found & HEAVY
 
 
@@ -755,10 +760,42 @@ def test_a_command_brings_only_its_own_group() -> None:
     assert not found & {"mlctl.cli.jobs", "mlctl.cli.runs", "jsonschema", "importlib.metadata", "mlctl.scaffold"}
 
 
+SLOW = {
+    "asyncio", "concurrent.futures.thread", "difflib", "email", "http", "importlib.metadata", "multiprocessing", "packaging", "ssl",
+    "urllib.request",
+}  # fmt: skip
+"""What takes long to import, and what no common command needs."""
+SCHEMAS = {"attr", "jsonschema", "typing_extensions", "zipfile"}
+"""The same, and what checks a file."""
+
+
+def test_validate_imports_what_reads_job_files(project: Path) -> None:
+    found = imported(f"from mlctl.cli import run; assert run(['validate', {str(job(project))!r}]) == 0")
+    assert {name.partition(".")[2] for name in found if name.startswith("mlctl.")} == {
+        "cli", "cli.show", "cli.validate", "command", "dependencies", "document", "errors", "job", "jobfile", "kinds", "plugins",
+        "schemas", "units",
+    }  # fmt: skip
+    assert found & (SLOW | {"hashlib", "platformdirs", "socket", "subprocess", "tarfile"}) == set()
+
+
+@pytest.mark.parametrize("command", ["image build --dry-run", "plan", "run", "submit"])
+def test_a_command_imports_nothing_slow(project: Path, command: str) -> None:
+    found = imported(f"from mlctl.cli import run; assert run([*{command.split()!r}, {str(job(project))!r}]) == 0")
+    assert "mlctl.backends.local" in found
+    assert found & SLOW == set()
+
+
+def test_image_build_imports_nothing_of_runs_that_go_on(project: Path) -> None:
+    found = imported(
+        f"from mlctl.cli import run; assert run(['image', 'build', '--dry-run', {str(job(project))!r}]) == 0"
+    )
+    assert not found & {"mlctl.api", "mlctl.drive", "mlctl.ledger", "mlctl.lifecycle", "mlctl.stage", "mlctl.watch"}
+
+
 def test_status_needs_no_schema(done: str) -> None:
     """Where no file is to be checked, what checks files isn't imported."""
     found = imported(f"from mlctl.cli import run; run(['status', {done!r}])")
-    assert not found & {"jsonschema", "pathspec", "tarfile", "boto3", "kubernetes"}
+    assert found & (SLOW | SCHEMAS | {"tarfile", "boto3", "kubernetes"}) == set()
 
 
 def test_every_public_name_is_there() -> None:

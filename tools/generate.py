@@ -14,11 +14,10 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from mlctl import decide, schemas
+from mlctl import decide, plugins, schemas
 from mlctl.backend import FIELDS, Features
 from mlctl.job import KINDS
 from mlctl_jenkins import library
@@ -74,10 +73,8 @@ def _between(text: str, name: str, body: str) -> str:
 
 def _features() -> Mapping[str, Features]:
     """Of every platform here, without making one: that would want its SDK."""
-    points = {
-        point.name: point for point in entry_points(group="mlctl.backends") if point.dist and point.dist.name == "mlctl"
-    }
-    return {name: points[name].load().features for name in sorted(points, key=lambda name: (name != "local", name))}
+    names = sorted(plugins.names(plugins.BACKENDS, own=True), key=lambda name: (name != "local", name))
+    return {name: plugins.load(plugins.BACKENDS, name).features for name in names}
 
 
 def _proof(features: Features, name: str) -> str:

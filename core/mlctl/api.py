@@ -16,7 +16,7 @@ from typing import Any
 
 from . import backend as backends
 from . import config as configuration
-from . import jobfile, ledger, lifecycle, watch
+from . import jobfile, ledger, lifecycle, plugins, watch
 from .backend import Backend, Settings
 from .config import Config
 from .errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable, did_you_mean, one_line
@@ -72,9 +72,8 @@ def execution(
         target = None
     if config.defaults:
         made = jobfile.load(made, defaults=config.defaults)
-    known = backends.names()
     for name in made.platforms:
-        if name not in known and (near := did_you_mean(name, known)):
+        if not plugins.known(plugins.BACKENDS, name) and (near := did_you_mean(name, backends.names())):
             log.warning("platforms.%s: no platform of that name is known here%s", name, near)
     chosen = config.target(target or config.route(made), settings)
     at = Settings(chosen.name, chosen.settings, config.home)

@@ -1,8 +1,7 @@
 """One platform, as the rest of mlctl sees it, and the door through which every platform comes.
 
-A platform is a class with the methods of `Backend`, named by an entry point in the group `mlctl.backends`; the built-in
-ones come through the same door as a stranger's. Every method is one bounded step: none loops, waits for the job, or
-remembers.
+A platform is a class with the methods of `Backend`; plugins.py finds it, a stranger's by an entry point in the group
+`mlctl.backends`. Every method is one bounded step: none loops, waits for the job, or remembers.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import data
+from . import data, plugins
 from .errors import InvalidConfig, MlctlError, Unsupported, did_you_mean, one_line
 from .job import Job
 from .runs import Found, Key, Logs, Loss, Plan, Result, Run, Stamp, Status, Upload
@@ -274,23 +272,15 @@ class Base:
         return iter(())
 
 
-@cache
-def _entry_points() -> Mapping[str, Any]:
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group="mlctl.backends")}
-
-
 def names() -> list[str]:
     """The platforms installed here."""
-    return sorted(_entry_points())
+    return plugins.names(plugins.BACKENDS)
 
 
 def wants_root(name: str) -> bool:
     """Whether an image that is built for the platform called `name` has to run as root; no for an unknown one."""
-    point = _entry_points().get(name)
     try:
-        return bool(point and getattr(point.load(), "as_root", False))
+        return plugins.known(plugins.BACKENDS, name) and getattr(plugins.load(plugins.BACKENDS, name), "as_root", False)
     except ImportError:  # said where the platform is used
         return False
 
@@ -300,12 +290,11 @@ def load(name: str, settings: Settings) -> Backend:
 
     Raises InvalidConfig for an unknown name, and for one whose libraries are not installed.
     """
-    points = _entry_points()
-    if name not in points:
-        near = did_you_mean(name, points) or f"; installed here: {', '.join(sorted(points))}"
+    if not plugins.known(plugins.BACKENDS, name):
+        near = did_you_mean(name, names()) or f"; installed here: {', '.join(names())}"
         raise settings.fail("backend", f"got '{name}', which is no platform known here{near}")
     try:
-        made: Backend = points[name].load()(settings)
+        made: Backend = plugins.load(plugins.BACKENDS, name)(settings)
     except ImportError as reason:
         raise settings.fail(
             "backend", f"'{name}' needs {reason.name or reason}; install mlctl with the extra [{name}]"

@@ -12,16 +12,17 @@ import fnmatch
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__, document, schemas
 from .document import Document, Keys, dotted
 from .errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, did_you_mean, one_line
-from .job import Job
+
+if TYPE_CHECKING:
+    from .job import Job
 
 __all__ = ["Config", "Target", "home", "load"]
 
@@ -283,6 +284,8 @@ def _download(url: str, digest: str, origin: str) -> bytes:
 
 
 def _keep(raw: bytes, kept: Path) -> None:
+    import tempfile
+
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as draft:

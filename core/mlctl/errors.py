@@ -18,7 +18,6 @@ shell's for SIGINT. A message is one line: what, where, what it got, what is all
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -138,6 +137,8 @@ class RunFailed(MlctlError):
 
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'command'?` where one of `allowed` is close to `got`, else an empty string."""
+    import difflib  # only where something is wrong
+
     near = difflib.get_close_matches(got, list(allowed), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 

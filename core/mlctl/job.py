@@ -6,7 +6,6 @@ it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -189,6 +188,8 @@ class Job:
 
 
 def _sha256(value: JSON) -> str:
+    import hashlib  # whose OpenSSL nobody needs who only checks a file
+
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -197,8 +197,5 @@ def _files(folder: Path) -> dict[str, str]:
 )
 def test_platforms(install: Make, extra: str, sdk: str) -> None:
     """The platform's SDK is there, and its backend is found and made."""
-    code = (
-        f"import {sdk}; from importlib.metadata import entry_points\n"
-        f"print(entry_points(group='mlctl.backends')['{extra}'].load().__name__)"
-    )
+    code = f"import {sdk}; from mlctl import plugins; print(plugins.load(plugins.BACKENDS, '{extra}').__name__)"
     assert install(extra).run("python", "-c", code).strip()

@@ -12,21 +12,20 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
-from mlctl import __version__
+from mlctl import __version__, plugins
 from mlctl.errors import MlctlError, Unavailable, did_you_mean
 
 __all__ = ["main"]
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("project", "Start a project, or a job file for code that is there."),
-    "validate": ("jobs", "Check job files."),
+    "validate": ("validate", "Check job files."),
     "plan": ("jobs", "Show what would be sent, and what would not be honoured."),
     "run": ("jobs", "Run a job and wait for its end."),
     "submit": ("jobs", "Start a job, and return."),
@@ -49,17 +48,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 _FUNCTIONS = {"list": "list_", "config": "config_"}  # a command's name is not always free in Python
 
 
-@cache
-def _groups() -> Mapping[str, Any]:
-    """Groups of commands that others bring, such as an orchestrator's: entry points by name."""
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group="mlctl.commands")}
-
-
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(_groups())]
+        return [*COMMANDS, *plugins.names(plugins.COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -70,10 +61,10 @@ class _Commands(click.Group):
         return found
 
     def _brought(self, name: str) -> click.Command | None:
-        if name not in _groups():
+        if not plugins.known(plugins.COMMANDS, name):
             return None
         try:
-            brought: click.Command = _groups()[name].load()
+            brought: click.Command = plugins.load(plugins.COMMANDS, name)
         except ImportError as reason:
             raise click.UsageError(f"'{name}' needs {reason.name}; install mlctl with the extra [{name}]") from None
         return brought
@@ -81,16 +72,16 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-        if _groups():
-            with formatter.section("Orchestrators"):
-                formatter.write_dl([(name, f"mlctl {name} --help") for name in sorted(_groups())])
+        with formatter.section("Orchestrators"):
+            formatter.write_dl([(name, f"mlctl {name} --help") for name in plugins.names(plugins.COMMANDS)])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in _groups():
-            near = did_you_mean(args[0], self.list_commands(ctx)) or "; mlctl --help lists them"
-            raise click.UsageError(f"no command '{args[0]}'{near}", ctx)
+        asked = args[0] if args else "-"
+        if not (asked.startswith("-") or asked in COMMANDS or plugins.known(plugins.COMMANDS, asked)):
+            near = did_you_mean(asked, self.list_commands(ctx)) or "; mlctl --help lists them"
+            raise click.UsageError(f"no command '{asked}'{near}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

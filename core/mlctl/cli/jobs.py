@@ -1,4 +1,4 @@
-"""Commands about job files: validate, plan, run, submit."""
+"""Commands that send jobs, or would: plan, run, submit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ import click
 
 from mlctl import api, lifecycle
 from mlctl.drive import Drive
-from mlctl.errors import MlctlError
-from mlctl.job import Job
 from mlctl.runs import Plan, Result, State
 
-from . import compare, complain, show
+from . import complain, show
 from .live import Live, Uploads
 
 _PATIENCE = 30.0  # seconds to finish a submit, or to end a job, after an interrupt
@@ -93,39 +91,6 @@ def _execution(job: Path, options: dict[str, Any], target: str | None) -> lifecy
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@show.json_option
-def validate(jobs: tuple[Path, ...], json_: bool) -> int:
-    """Check job files: every field, every placeholder, every file they name. Starts nothing."""
-    errors: dict[str, str | None] = {}
-    for path in jobs:
-        try:
-            job = api.load(path)
-            _check_files(job)
-            errors[str(path)] = None
-        except MlctlError as error:
-            errors[str(path)] = str(error)
-    if json_:
-        show.as_json([{"job": path, "valid": text is None, "error": text} for path, text in errors.items()])
-    for name, text in errors.items():
-        if text is not None:
-            complain(text, 2)
-        elif not json_:
-            click.echo(f"{name}: {click.style('valid', fg='green')}")
-    return 2 if any(errors.values()) else 0
-
-
-def _check_files(job: Job) -> None:
-    if job.code is not None and not job.code.is_dir():
-        raise job.fail(("code",), f"{job.code}: no such folder")
-    for name, each in job.inputs.items():
-        if each.uri and "://" not in each.uri and not Path(each.uri).exists():
-            raise job.fail(("inputs", name), f"{each.uri}: no such file or folder")
-    if isinstance(job.requirements, Path) and not job.requirements.is_file():
-        raise job.fail(("requirements",), f"{job.requirements}: no such file")
-
-
-@click.command()
 @_with(*_OPTIONS)
 @click.option("-t", "--target", "targets", multiple=True, help="Where; given more than once: compared.")
 @show.json_option
@@ -133,6 +98,8 @@ def plan(job: Path, targets: tuple[str, ...], json_: bool, **options: Any) -> in
     """Show exactly what would be sent to the platform, and what it would not honour. Starts nothing."""
     made = [_execution(job, {**options, "key": "plan"}, target) for target in targets or (None,)]
     if len(made) > 1:
+        from . import compare
+
         return compare.plans(made, json_)
     found = made[0].plan()
     if json_:

@@ -6,19 +6,21 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from mlctl import units
-from mlctl.runs import State, Status
+
+if TYPE_CHECKING:
+    from mlctl.runs import State, Status
 
 __all__ = ["as_json", "described", "duration", "json_option", "paint", "table"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _COLOURS = {
-    State.SUCCEEDED: "green", State.FAILED: "red", State.CANCELLED: "yellow", State.RUNNING: "cyan", State.STARTING: "cyan",
-    State.QUEUED: "blue", State.STOPPING: "yellow",
+    "succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "starting": "cyan", "queued": "blue",
+    "stopping": "yellow",
 }  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def _plain(data: Any) -> Any:
 
 def paint(state: State | None) -> str:
     """A state in its colour."""
-    return click.style(state.value, fg=_COLOURS[state]) if state else click.style("unknown", dim=True)
+    return click.style(state.value, fg=_COLOURS[state.value]) if state else click.style("unknown", dim=True)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
