@@ -700,6 +700,34 @@ def test_a_reader_that_goes_away(project: Path, cli: Cli) -> None:
         assert "Traceback" not in done.stderr and "Broken" not in done.stderr
 
 
+def unread(*args: object) -> int:
+    """The exit code of a command whose stdout and stderr nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [PROGRAM, *map(str, args)]
+        return subprocess.run(command, stdout=write, stderr=write, timeout=PATIENCE, check=False).returncode
+    finally:
+        os.close(write)
+
+
+def test_an_outcome_is_the_exit_code_where_nobody_reads(project: Path, cli: Cli) -> None:
+    failing = job(project, "sleep 0.5; exit 3")
+    for options in ((), ("--json",)):
+        assert unread("run", failing, "--key", "k", *options) == 1
+        assert cli("status", "k", "--json").json["state"] == "failed"  # it was waited for
+        assert unread("wait", "k", *options) == 1
+        assert unread("validate", project / "none.yaml", *options) == 2
+        assert unread("cancel", "none", *options) == 70
+    assert unread("run", job(project)) == 0
+
+
+def test_a_cancel_that_nobody_reads_ends_all(project: Path, cli: Cli) -> None:
+    runs = [cli("submit", job(project, "sleep 60")).out.strip() for _ in range(3)]
+    assert unread("cancel", *runs) == 0
+    assert {one["state"] for one in cli("status", *runs, "--json").json} == {"cancelled"}
+
+
 def test_what_no_terminal_can_show(project: Path) -> None:
     """Bytes that are no UTF-8 in a path, and letters that the terminal lacks."""
     path = project / os.fsdecode(b"j\xff.yaml")

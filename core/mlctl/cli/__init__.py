@@ -7,11 +7,12 @@ the table.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
@@ -171,10 +172,25 @@ def mute(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """Around the printing of what is not all that a command does: where nobody reads any more, it goes on, and its exit
+    code is still its outcome."""
+    try:
+        yield
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                mute(stream)
+
+
 def complain(text: str, code: int) -> int:
     """Prints an error as one line; gives its exit code back."""
     line = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    click.echo(f"{click.style('mlctl:', fg='red', bold=True)} {line}", err=True, color=colour())
+    with unread():
+        click.echo(f"{click.style('mlctl:', fg='red', bold=True)} {line}", err=True, color=colour())
     return code
 
 

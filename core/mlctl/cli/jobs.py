@@ -17,7 +17,7 @@ from mlctl import api, lifecycle
 from mlctl.drive import Drive
 from mlctl.runs import Plan, Result, State
 
-from . import complain, show
+from . import complain, show, unread
 from .live import Live, Uploads
 
 _PATIENCE = 30.0  # seconds to finish a submit, or to end a job, after an interrupt
@@ -154,10 +154,11 @@ def run(job: Path, target: str | None, on_interrupt: str, json_: bool, **options
         signal.signal(signal.SIGTERM, before)
         live.clear()
     result = execution.backend.result(outcome.run)
-    if json_:
-        show.as_json(_answer(execution, outcome, result))
-    else:
-        _conclude(outcome, result)
+    with unread():
+        if json_:
+            show.as_json(_answer(execution, outcome, result))
+        else:
+            _conclude(outcome, result)
     if outcome.status and outcome.status.state is State.SUCCEEDED:
         return 0
     failure = drive.failed(outcome)

@@ -13,7 +13,7 @@ import click
 from mlctl import contract, units
 from mlctl.lifecycle import Outcome
 
-from . import colour, mute, show
+from . import colour, mute, show, unread
 
 __all__ = ["Live", "Uploads"]
 
@@ -58,7 +58,8 @@ class Live:
         """Says what was started, and on a terminal what has become of it so far."""
         if not self.announced:
             self.announced = True
-            self.announce(outcome)
+            with unread():
+                self.announce(outcome)
         status = outcome.status
         if self.ticking and status and not status.state.terminal:
             since = (datetime.now(timezone.utc) - status.started).total_seconds() if status.started else 0.0

@@ -16,7 +16,7 @@ from mlctl import api, config, ledger, units
 from mlctl.errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable
 from mlctl.runs import Run, State, Status
 
-from . import complain, show
+from . import complain, show, unread
 
 _RUN = click.argument("run", metavar="RUN")
 _RUNS = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
@@ -105,10 +105,11 @@ def wait(run: str, timeout: str | None, json_: bool) -> int:
     found = handle.ended(_seconds("--timeout", timeout))
     if found is None:
         raise Unavailable(f"{handle.name}: still going after {timeout}; it goes on")
-    if json_:
-        show.as_json({"run": handle.url, **found.to_json()})
-    else:
-        click.echo(f"{handle.name}: {show.paint(found.state)}")
+    with unread():
+        if json_:
+            show.as_json({"run": handle.url, **found.to_json()})
+        else:
+            click.echo(f"{handle.name}: {show.paint(found.state)}")
     if found.state is State.SUCCEEDED:
         return 0
     failure = RunFailed(handle.run, found)
@@ -214,11 +215,13 @@ def cancel(runs: tuple[str, ...], timeout: str | None, json_: bool) -> int:
                 raise Unavailable(f"{handle.name}: still stopping after {timeout}")
             answers.append({"run": handle.url, **found.to_json()})
             if not json_:
-                click.echo(f"{handle.name}: {show.paint(found.state)}")
+                with unread():
+                    click.echo(f"{handle.name}: {show.paint(found.state)}")
         except MlctlError as error:
             code = complain(str(error), error.exit_code)
     if json_:
-        show.as_json(answers)
+        with unread():
+            show.as_json(answers)
     return code
 
 

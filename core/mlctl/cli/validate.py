@@ -10,7 +10,7 @@ from mlctl import jobfile
 from mlctl.errors import MlctlError
 from mlctl.job import Job
 
-from . import complain, show
+from . import complain, show, unread
 
 
 @click.command()
@@ -26,13 +26,14 @@ def validate(jobs: tuple[Path, ...], json_: bool) -> int:
             errors[str(path)] = None
         except MlctlError as error:
             errors[str(path)] = str(error)
-    if json_:
-        show.as_json([{"job": path, "valid": text is None, "error": text} for path, text in errors.items()])
-    for name, text in errors.items():
-        if text is not None:
-            complain(text, 2)
-        elif not json_:
-            click.echo(f"{name}: {click.style('valid', fg='green')}")
+    with unread():
+        if json_:
+            show.as_json([{"job": path, "valid": text is None, "error": text} for path, text in errors.items()])
+        for name, text in errors.items():
+            if text is not None:
+                complain(text, 2)
+            elif not json_:
+                click.echo(f"{name}: {click.style('valid', fg='green')}")
     return 2 if any(errors.values()) else 0
 
 
