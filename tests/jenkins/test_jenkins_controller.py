@@ -223,6 +223,29 @@ def test_refusals(installed: stand_in.Controller, cli: Cli, pipeline: Path, monk
     assert "expected a controller's URL" in cli("validate", pipeline)[2]
 
 
+def test_secrets_in_the_url(installed: stand_in.Controller, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL is shown with each build, so a password in it is refused, and not shown either."""
+    for scheme, rest in ("http", installed.url.partition("//")[2]), ("ftp", "host"):
+        monkeypatch.setenv("JENKINS_URL", f"{scheme}://{stand_in.USER}:{stand_in.TOKEN}@{rest}")
+        code, out, err = cli("trigger", "None/TrueNorth")
+        assert (code, out) == (2, "") and "--url: has a user or a password in it" in err
+    assert not installed.items
+
+
+def test_what_a_controller_can_not_keep(installed: stand_in.Controller, cli: Cli, pipeline: Path) -> None:
+    """A script that is no text, a character that XML can't hold, a name that leads elsewhere: nothing is sent."""
+    binary = pipeline.with_name("binary")
+    binary.write_bytes(b"pipeline { \xff }")
+    before = list(installed.seen)
+    for command in (("validate", binary), ("install", "x", "-f", binary)):
+        assert cli(*command) == (2, "", f"mlctl: {binary}: not UTF-8, at byte 11\n")
+    code, _, err = cli("install", "x", "-f", pipeline, "-p", "colour=\x1b[31m")
+    assert code == 2 and "control character" in err
+    for name in ("", "None//TrueNorth", "None/../TrueNorth"):
+        assert "expected a job's name such as churn" in cli("install", name, "-f", pipeline)[2]
+    assert installed.seen == before
+
+
 def test_three_clients_agree(installed: stand_in.Controller, cli: Cli) -> None:
     """The stand-in is what jenkinsapi, python-jenkins and api4jenkins take for a controller: builds with parameters, logs
     in chunks, items that wait, are cancelled or vanish."""

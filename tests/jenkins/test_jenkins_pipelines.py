@@ -322,7 +322,16 @@ REFUSED = {
     "mlctlProcess(job: 'job.yaml', tagret: 'x')": "no argument 'tagret'; did you mean 'target'?",
     "mlctlProcess(job: 'job.yaml', unstable: 'x')": "unstable: got 'x', expected true, or a list of exit codes",
     "mlctlTrain(job: 'job.yaml')": "got process, and mlctlTrain is for train; use mlctlProcess",
+    "mlctlProcess()": "mlctlProcess: job: got nothing, expected a job file's path",
+    "mlctlProcess(job: 'job.yaml', config: [1])": "config: got [1], expected a text",
+    "mlctlProcess(job: 'job.yaml', retry: 'false')": "retry: got 'false', expected true or false",
+    "mlctl(job: 'job.yaml', kind: ['process'])": "mlctl: kind: got ['process'], expected a text",
+    "mlctlProcess(job: 'job.yaml', target: 'jenkin')": "orchestrators.jenkin: no orchestrator of that name; did you mean",
+    "mlctlProcess(job: 'job.yaml', target: 'credential')": "orchestrators.jenkins.credential: unknown; expected credentials",
     "withMlctl(version: '1.0') { }": "needs version and index, or wheel",
+    "withMlctl(version: null, index: 'x') { }": "needs version and index, or wheel",
+    "withMlctl { }": "needs version and index, or wheel",
+    "withMlctl(wheel: 'x', extra: 'sagemaker') { }": "withMlctl: no argument 'extra'; there are version, index,",
     "withMlctl(version: '1; id', index: 'x') { }": "version: has a character beside letters",
 }
 
@@ -330,6 +339,9 @@ REFUSED = {
 def test_bad_input(pipelines: Pipelines, home: Path) -> None:
     """Whatever is wrong with a call fails it at once, in one line, and starts nothing."""
     Counted(pipelines, params={"learning_rate": 0.1}, go=True)
+    misspelt = {"jenkin": {"jenkin": {"credentials": []}}, "credential": {"jenkins": {"credential": []}}}
+    targets = {name: {"backend": "local", "orchestrators": each} for name, each in misspelt.items()}
+    (pipelines.workspace / "mlctl.yaml").write_text(json.dumps({"targets": targets}))
     tries = "\n".join(f"try {{ {call}\n echo 'WENT ON' }} catch (e) {{ echo 'SAID ' + e.message }}" for call in REFUSED)
     build = pipelines.run(f"node {{ stage('a') {{ {tries} }} }}")
     said = [line for line in build.log if line.startswith("SAID ")]

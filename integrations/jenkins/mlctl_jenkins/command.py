@@ -54,11 +54,12 @@ def library(folder: Path) -> None:
 def validate(jenkinsfiles: tuple[Path, ...], url: str, user: str, token: str) -> int:
     """Check declarative Jenkinsfiles on the controller. Exit code 2 where it finds fault with one."""
     from .controller import Controller
+    from .pipeline import script
 
     code = 0
     with Controller(url, user, token) as controller:
         for path in jenkinsfiles:
-            faults = controller.faults(path.read_text(encoding="utf-8"))
+            faults = controller.faults(script(path))
             for fault in faults:
                 click.echo(f"{path}: {fault}", err=True)
             if faults:
@@ -87,7 +88,7 @@ def install(
     from .controller import Controller
 
     declared = pipeline.parameters(jobs, parameters)
-    text = pipeline.config(jenkinsfile.read_text(encoding="utf-8"), declared)
+    text = pipeline.config(pipeline.script(jenkinsfile), declared)
     if dry_run:
         click.echo(text)
         return

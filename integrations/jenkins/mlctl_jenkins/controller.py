@@ -28,6 +28,8 @@ class Controller:
     Unavailable, Unauthorized, or what it says. A context manager: its end closes the connections."""
 
     def __init__(self, url: str, user: str = "", token: str = "") -> None:
+        if re.match("[^/]*//[^/?#]*@", url):  # the log would show it with each build's address
+            raise InvalidConfig("--url: has a user or a password in it; give them as JENKINS_USER and JENKINS_TOKEN")
         if not re.match("https?://[^/]", url):
             raise InvalidConfig(
                 f"--url: got {one_line(url)}, expected a controller's URL, such as https://jenkins.example.org"
@@ -152,8 +154,11 @@ class Controller:
 
 
 def path_of(name: str) -> str:
-    """`folder/name` as job/folder/job/name."""
-    return "/".join(f"job/{quote(part, safe='')}" for part in name.strip("/").split("/"))
+    """`folder/name` as job/folder/job/name. Raises InvalidConfig for what is no job's name."""
+    parts = name.strip("/").split("/")
+    if not {"", ".", ".."}.isdisjoint(parts):
+        raise InvalidConfig(f"got {one_line(name)}, expected a job's name such as churn or folder/churn")
+    return "/".join(f"job/{quote(part, safe='')}" for part in parts)
 
 
 def _checked(answer: Any, where: str, allowed: tuple[int, ...]) -> Any:

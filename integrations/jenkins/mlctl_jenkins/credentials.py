@@ -33,12 +33,19 @@ TYPES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 def bindings(config: Config, target: str) -> list[dict[str, Any]]:
     """What `withCredentials` takes for the target. Raises InvalidConfig, naming the setting."""
-    found: Any = config.values["targets"].get(target, {})
-    where = f"targets.{target}"
-    for name, empty in (("orchestrators", {}), ("jenkins", {}), ("credentials", [])):
-        found, where = found.get(name, empty), f"{where}.{name}"
-        if not isinstance(found, type(empty)):
-            raise InvalidConfig(f"{where}: got {one_line(found)}, expected {'a list' if empty == [] else 'a mapping'}")
+    all_of_them: Any = config.values["targets"].get(target, {}).get("orchestrators", {})
+    where = f"targets.{target}.orchestrators"
+    for name in all_of_them:
+        if name != "jenkins" and (near := did_you_mean(name, ["jenkins"])):  # else another orchestrator's to read
+            raise InvalidConfig(f"{where}.{name}: no orchestrator of that name{near}")
+    own, where = all_of_them.get("jenkins", {}), f"{where}.jenkins"
+    if not isinstance(own, Mapping):
+        raise InvalidConfig(f"{where}: got {one_line(own)}, expected a mapping")
+    if unknown := own.keys() - {"credentials"}:
+        raise InvalidConfig(f"{where}.{min(unknown)}: unknown; expected credentials")
+    found, where = own.get("credentials", []), f"{where}.credentials"
+    if not isinstance(found, list):
+        raise InvalidConfig(f"{where}: got {one_line(found)}, expected a list")
     return [_binding(f"{where}.{number}", one) for number, one in enumerate(found)]
 
 

@@ -40,7 +40,7 @@ def _step(kind: Kind) -> str:
     return f"""\
 // Generated from mlctl's table of kinds by python -m mlctl_jenkins.library
 // {kind.name}: {kind.summary}. The arguments are those of the step mlctl.
-Map call(Map options) {{
+Map call(Map options = [:]) {{
     return mlctl(options + [kind: '{kind.name}'])
 }}
 """

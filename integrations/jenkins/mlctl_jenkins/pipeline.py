@@ -16,10 +16,18 @@ from mlctl import api
 from mlctl.errors import InvalidConfig
 from mlctl.job import Param
 
-__all__ = ["config", "pairs", "parameters", "same"]
+__all__ = ["config", "pairs", "parameters", "same", "script"]
 
 _CLASS = "hudson.model.{}ParameterDefinition"
 _PARAMETERS = "properties/hudson.model.ParametersDefinitionProperty/parameterDefinitions"
+
+
+def script(path: Path) -> str:
+    """A Jenkinsfile. Raises InvalidConfig for one that is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as reason:
+        raise InvalidConfig(f"{path}: not UTF-8, at byte {reason.start}") from None
 
 
 def pairs(given: Sequence[str], option: str) -> dict[str, str]:
@@ -49,7 +57,7 @@ def parameters(jobs: Sequence[Path], given: Sequence[str]) -> dict[str, Param]:
 
 
 def config(script: str, declared: dict[str, Param]) -> str:
-    """config.xml of a pipeline that runs `script` in the sandbox."""
+    """config.xml of a pipeline that runs `script` in the sandbox. Raises InvalidConfig for what XML can't hold."""
     root = ET.Element("flow-definition")
     ET.SubElement(root, "description").text = "Installed by mlctl jenkins install; changes made here are overwritten."
     ET.SubElement(root, "keepDependencies").text = "false"
@@ -63,7 +71,12 @@ def config(script: str, declared: dict[str, Param]) -> str:
     ET.SubElement(definition, "script").text = script
     ET.SubElement(definition, "sandbox").text = "true"
     ET.SubElement(root, "disabled").text = "false"
-    return ET.tostring(root, encoding="unicode", xml_declaration=False)
+    text = ET.tostring(root, encoding="unicode", xml_declaration=False)
+    try:
+        ET.fromstring(text)  # noqa: S314 - our own
+    except ET.ParseError:
+        raise InvalidConfig("the script or a parameter has a control character, which Jenkins can't keep") from None
+    return text
 
 
 def same(ours: str, theirs: str) -> bool:

@@ -39,6 +39,11 @@ __all__ = ["VARIABLE", "main"]
 
 VARIABLE = "MLCTL_STEP"
 OPTIONS = ("job", "params", "inputs", "target", "profile", "config", "key", "retry", "onChange", "outputs", "unstable")
+_TYPES: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    *((name, (str,), "a text") for name in ("target", "profile", "config", "onChange", "kind")),
+    ("key", (str, int), "a text"),
+    ("retry", (bool,), "true or false"),  # 'false', as a build's parameter has it, is true to Groovy and to Python
+)
 SMALL = 64 << 20  # bytes of outputs that are archived without being named: artifacts are kept on the controller
 _TAIL = 200  # lines of the log in the reports
 _PATIENCE = 15.0  # seconds to see the end of a job after an abort; Jenkins waits 20 for us, and asks then with `cancel`
@@ -125,6 +130,9 @@ class _Step:
                 raise InvalidConfig(f"{self.step()}: no argument '{name}'{near}")
         if not isinstance(asked.get("job"), str):
             raise InvalidConfig(f"{self.step()}: job: got {one_line(asked.get('job'))}, expected a job file's path")
+        for name, types, expected in _TYPES:
+            if asked.get(name) is not None and type(asked[name]) not in types:
+                raise InvalidConfig(f"{self.step()}: {name}: got {one_line(asked[name])}, expected {expected}")
         return configuration.load(Path(asked["job"]), asked.get("config"), asked.get("profile"), asked.get("target"))
 
     def execution(self, config: Config) -> Execution:
@@ -152,8 +160,8 @@ class _Step:
         return made
 
     def step(self) -> str:
-        kind = self.options.get("kind")
-        return library.step_of(str(kind)) if kind in KINDS else "mlctl"
+        kind = str(self.options.get("kind"))
+        return library.step_of(kind) if kind in KINDS else "mlctl"
 
     def named(self) -> list[str]:
         named = self.options.get("outputs") or []

@@ -7,7 +7,7 @@ import org.jenkinsci.plugins.workflow.steps.FlowInterruptedException
  * What a call must remember over a restart of the controller is in its local variables, and in the build's environment:
  * the fields of a step's script would be lost.
  */
-Map call(Map options) {
+Map call(Map options = [:]) {
     String request = Calls.encode(options)
     Map mine = Calls.enter(env.MLCTL_CALLS ?: '{}', [env.STAGE_NAME ?: '', options.kind ?: '', options.job ?: ''], request)
     env.MLCTL_CALLS = mine.calls

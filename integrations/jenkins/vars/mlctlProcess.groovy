@@ -1,5 +1,5 @@
 // Generated from mlctl's table of kinds by python -m mlctl_jenkins.library
 // process: prepares data: reads inputs, writes outputs. The arguments are those of the step mlctl.
-Map call(Map options) {
+Map call(Map options = [:]) {
     return mlctl(options + [kind: 'process'])
 }

@@ -1,15 +1,18 @@
 /**
  * Provides mlctl on an agent for the steps inside, from one index and no other; returns what they do. See withMlctl.txt.
  */
-Object call(Map options, Closure body) {
-    Map asked = [version: '', index: '', wheel: '', extras: '', python: 'python3'] + options
-    for (String name in ['version', 'index', 'wheel', 'extras', 'python']) {
-        asked[name] = asked[name].toString()
+Object call(Map options = [:], Closure body) {
+    Map asked = [version: '', index: '', wheel: '', extras: '', python: 'python3']
+    for (String name in options.keySet()) {
+        if (asked[name] == null) {
+            error('withMlctl: no argument \'' + name + '\'; there are version, index, wheel, extras, python')
+        }
+        asked[name] = (options[name] ?: asked[name]).toString()
         if (!asked[name].matches('[-A-Za-z0-9._~:/+%,=]*')) {
             error('withMlctl: ' + name + ': has a character beside letters, digits and -._~:/+%,=')    // and may be a password
         }
     }
-    if (options.size() < 1 || !(asked.wheel || (asked.version && asked.index))) {
+    if (!(asked.wheel || (asked.version && asked.index))) {
         error('withMlctl: needs version and index, or wheel; the public index has a stranger of the name')
     }
     String bin = ''
