@@ -45,8 +45,7 @@ class Settings:
     def check(self, allowed: Allowed) -> None:
         """Raises InvalidConfig that names the first setting that is wrong, and what it takes; settings it doesn't name pass."""
         for name, (right, expected) in allowed.items():
-            value = self.values.get(name)
-            if value is not None and not right(value):
+            if name in self.values and not right(value := self.values[name]):
                 raise self.fail(name, f"got {one_line(value)}, expected {expected}")
 
     def reference(self, name: str, pattern: str, expected: str, at: str = "secrets") -> re.Match[str]:

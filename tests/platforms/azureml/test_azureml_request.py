@@ -194,13 +194,25 @@ REFUSED: dict[str, tuple[type[MlctlError], str, str, dict[str, Any], dict[str, A
     "client id": (InvalidConfig, "targets.prod.identity_client_id: identity: is user", "train", {}, {"identity": "user"}),
     "null byte": (InvalidJob, "null byte", "train", {"env": {"A": "a\0b"}}, {}),
     "long word": (InvalidJob, "more than 100000 bytes", "train", {"env": {"A": "a" * 100_001}}, {}),
-    "long tag": (InvalidJob, "tags: a: Azure ML's tags", "train", {}, {"tags": {"a": "x" * 257}}),
+    "long tag": (InvalidConfig, "targets.prod.tags: a: Azure ML's tags", "train", {}, {"tags": {"a": "x" * 257}}),
     "subscription": (InvalidConfig, "targets.prod.subscription: got 7, expected the id", "train", {}, {"subscription": 7}),
-    "no workspace": (InvalidConfig, "targets.prod.workspace: it is not set", "train", {}, {"workspace": None}),
     "plain http": (InvalidConfig, "targets.prod.resource_manager: ", "train", {}, {"resource_manager": "http://x"}),
     "environment": (InvalidConfig, "targets.prod.environment: got 'azureml:x'", "train", {}, {"environment": "azureml:x"}),
     "unknown setting": (InvalidConfig, "did you mean 'workspace'", "train", {}, {"workspce": "x"}),
 }  # fmt: skip
+
+
+def test_no_workspace() -> None:
+    target = {name: value for name, value in TARGET.items() if name != "workspace"}
+    with pytest.raises(InvalidConfig, match="targets.prod.workspace: it is not set"):
+        AzureML(Settings("prod", target, Path("/nonexistent")))
+
+
+@pytest.mark.parametrize("name", sorted(AzureML.takes - {"secrets"}))
+def test_a_setting_without_a_value_is_refused(name: str) -> None:
+    """`prefix:` and nothing after it would else be a folder called None."""
+    with pytest.raises(InvalidConfig, match=f"targets.prod.{name}: got nothing, expected"):
+        AzureML(Settings("prod", {**TARGET, name: None}, Path("/nonexistent")))
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -16,6 +16,7 @@ from databricks_standin import TOKEN, VOLUME, Standin
 
 from mlctl import lifecycle
 from mlctl.backend import Backend
+from mlctl.backends.databricks import launcher
 from mlctl.errors import RunExists
 from mlctl.policy import admit
 from mlctl.runs import Key, Reason, State
@@ -68,6 +69,14 @@ def test_secret_is_hidden_in_the_log(made: Backend) -> None:
     run = started(made, job_of({"shell": 'echo "it is $TOKEN"'}, secrets=["TOKEN"]))
     ended(made, run)
     assert log_of(made, run) == ["it is [secret]"]
+
+
+def test_each_line_of_a_secret_is_hidden(tmp_path: Path) -> None:
+    """A private key is printed line by line."""
+    log = launcher.Log(str(tmp_path), ["-----BEGIN KEY-----\nabcd1234\n  abcd1234efgh\nx\n"])
+    for line in ("-----BEGIN KEY-----", "abcd1234efgh", "it is abcd1234.", "x"):
+        log.line(f"{line}\n")
+    assert log.pending == ["[secret]\n", "[secret]\n", "it is [secret].\n", "x\n"]
 
 
 def test_missing_secret_is_named(harness: DatabricksHarness, made: Backend) -> None:

@@ -213,6 +213,13 @@ REFUSED: dict[str, tuple[type[MlctlError], str, dict[str, Any], dict[str, Any]]]
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("name", sorted(KFP.takes - {"secrets"}))
+def test_a_setting_without_a_value_is_refused(name: str) -> None:
+    """`prefix:` and nothing after it would else be a folder called None."""
+    with pytest.raises(InvalidConfig, match=f"targets.prod.{name}: got nothing, expected"):
+        KFP(Settings("prod", {**TARGET, name: None}, Path("/nonexistent")))
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_at_plan(case: str) -> None:
     error, text, fields, changed = REFUSED[case]

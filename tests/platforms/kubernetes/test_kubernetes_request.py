@@ -335,6 +335,13 @@ def test_wrong_setting_is_named(values: dict[str, Any], text: str) -> None:
         Kubernetes(Settings("prod", values, Path("/nonexistent")))
 
 
+@pytest.mark.parametrize("name", sorted(Kubernetes.takes - {"secrets"}))
+def test_a_setting_without_a_value_is_refused(name: str) -> None:
+    """`prefix:` and nothing after it would else be a folder called None."""
+    with pytest.raises(InvalidConfig, match=f"targets.prod.{name}: got nothing, expected"):
+        Kubernetes(Settings("prod", {**TARGET, name: None}, Path("/nonexistent")))
+
+
 def test_role_grants_what_doctor_asks_for() -> None:
     granted = {
         (group, resource, verb)

@@ -169,7 +169,6 @@ class _Process(Attempt):
             "PATH": f"{self.image}:/usr/bin:/bin",
             "HOME": str(at),
             "AWS_REGION": self.job.region,
-            "AWS_DEFAULT_REGION": self.job.region,
             **{name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")},
             **{name: value for name, value in os.environ.items() if name.startswith("PIP_")},
             **request.get("Environment", {}),

@@ -202,8 +202,18 @@ REFUSED: dict[str, tuple[type[MlctlError], str, str, dict[str, Any], dict[str, A
     "instance": (InvalidConfig, "targets.prod.instance_type: got 'big'", "train", {}, {"instance_type": "big"}),
     "vpc": (InvalidConfig, "targets.prod.vpc: ", "train", {}, {"vpc": {"subnets": []}}),
     "image setting": (InvalidConfig, "targets.prod.image: got 'x', expected", "train", {}, {"image": "x"}),
+    "tag of the target": (InvalidConfig, "targets.prod.tags: a: AWS's tags", "train", {}, {"tags": {"a": "b,c"}}),
+    "name of a tag": (InvalidConfig, "targets.prod.tags: a,b: AWS's tags", "train", {}, {"tags": {"a,b": "c"}}),
+    "runtime": (InvalidConfig, "targets.prod.max_runtime: got 2419200", "process", {}, {"max_runtime": 28 * 86400}),
     "unknown setting": (InvalidConfig, "did you mean 'region'", "train", {}, {"regoin": "eu-west-1"}),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(SageMaker.takes - {"secrets"}))
+def test_a_setting_without_a_value_is_refused(name: str) -> None:
+    """`prefix:` and nothing after it would else be a folder called None."""
+    with pytest.raises(InvalidConfig, match=f"targets.prod.{name}: got nothing, expected"):
+        SageMaker(Settings("prod", {**TARGET, name: None}, Path("/nonexistent")))
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -169,7 +169,10 @@ class Fields:
             pairs["mlctl.tags"] = " ".join(self.job.tags)
         for key, value in pairs.items():
             if len(key) > 100 or len(value) > 256:
-                raise self.job.fail(("tags",), f"{key}: Azure ML's tags take 100 characters, and 256 of a value")
+                text = f"{key}: Azure ML's tags take 100 characters, and 256 of a value"
+                if key in self.values.get("tags", {}) and key not in self.job.labels:
+                    raise self.settings.fail("tags", text)
+                raise self.job.fail(("tags",), text)
         return dict(sorted(pairs.items()))
 
     def _runtime(self) -> int:

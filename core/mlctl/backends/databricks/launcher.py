@@ -37,7 +37,7 @@ class Log:
 
     def __init__(self, folder: str, secrets: list[str]) -> None:
         self.folder, self.shown, self.number, self.written = folder, sys.stdout, 0, time.monotonic()
-        self.secrets = [secret for secret in secrets if len(secret) > 3]
+        self.secrets = hidden(secrets)
         self.pending: list[str] = []
         self.size = 0
         self.metrics: set[str] = set()
@@ -80,6 +80,12 @@ class Tee(io.TextIOBase):
         if text:
             self.log.line(text)
         return len(text)
+
+
+def hidden(secrets: list[str]) -> list[str]:
+    """What of secrets is not to be shown: each of their lines, as a log is read by lines; the longest first."""
+    lines = {line.strip() for secret in secrets for line in secret.splitlines()}
+    return sorted((line for line in lines if len(line) > 3), key=len, reverse=True)
 
 
 def publish(path: str, text: str) -> None:
@@ -280,12 +286,12 @@ def main(path: str, run_id: str) -> int:
     publish(at + "/started", run_id)
     try:
         try:
-            env, hidden = prepare(spec, run_id)
+            env, found = prepare(spec, run_id)
         except (SystemExit, OSError, tarfile.TarError) as error:
             log.line(f"mlctl: {error}\n")
             code, reason = 1, "error"
         else:
-            log.secrets = [secret for secret in hidden if len(secret) > 3]
+            log.secrets = hidden(found)
             path = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', os.defpath)}"
             whole = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **env}
             code, reason = run_here(spec, env, log) if spec["spark"] else run_process(spec, whole, log)

@@ -23,12 +23,13 @@ _PORT = 29500
 
 _FETCH = """\
 import boto3, sys
-kind, _, name = sys.argv[1].partition(":")
+source, region = sys.argv[1:]
+kind, _, name = source.partition(":")
 if kind == "aws-sm":
-    answer = boto3.client("secretsmanager").get_secret_value(SecretId=name)
+    answer = boto3.client("secretsmanager", region).get_secret_value(SecretId=name)
     text = answer["SecretString"] if "SecretString" in answer else answer["SecretBinary"].decode()
 else:
-    text = boto3.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]
+    text = boto3.client("ssm", region).get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]
 sys.stdout.write(text)
 """
 
@@ -53,6 +54,8 @@ class Launch:
     requirements: str = ""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Variable -> aws-sm:NAME or aws-ssm:NAME."""
+    region: str = ""
+    """Where secrets are: SageMaker sets AWS_REGION alone, which boto3 doesn't read."""
     nodes: int = 1
     distribution: tuple[str, int] | None = None
     """Its type, and processes a node."""
@@ -79,7 +82,7 @@ def script(launch: Launch) -> str:
         lines.append(f"{pip} || fail {quote(UNBUILT)}")
     for name, source in launch.secrets.items():
         failed = quote(f"mlctl: secret {name}: {source} could not be read; see the log")
-        fetch = f'"$python" -c {quote(_FETCH)} {quote(source)} && printf x'
+        fetch = f'"$python" -c {quote(_FETCH)} {quote(source)} {quote(launch.region)} && printf x'
         lines.append(f"{name}=$({fetch}) || fail {failed}; {name}=${{{name}%x}}; export {name}")
     lines += [f"export {name}={quote(value)}" for name, value in launch.env.items()]
     lines.append(f"set -- {' '.join(quote(word) for word in launch.argv)}")

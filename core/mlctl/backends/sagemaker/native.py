@@ -93,17 +93,19 @@ class Fields:
         if self.job.tags:
             pairs["mlctl:tags"] = " ".join(self.job.tags)
         for key, value in pairs.items():
-            if len(value) > 256 or not re.fullmatch(r"[\w .:/=+@-]*", value):
-                raise self.job.fail(
-                    ("tags",), f"{key}: AWS's tags take letters, digits, blanks and _.:/=+-@, 256 at most"
-                )
+            if not re.fullmatch(r"[\w .:/=+@-]{1,128}", key) or not re.fullmatch(r"[\w .:/=+@-]{0,256}", value):
+                text = f"{key}: AWS's tags take letters, digits, blanks and _.:/=+-@, 256 at most, and 128 of a name"
+                if key in self.settings.values.get("tags", {}) and key not in self.job.labels:
+                    raise self.settings.fail("tags", text)
+                raise self.job.fail(("tags",), text)
         return [{"Key": key, "Value": value} for key, value in sorted(pairs.items())]
 
     def _runtime(self) -> int:
         limit = 28 * _DAY if self.training else 9 * _DAY
         seconds = self.job.timeout or self.settings.values.get("max_runtime", _DAY)
         if seconds > limit:
-            raise self.job.fail(("timeout",), f"got {seconds} s, and SageMaker runs such a job for {limit} s at most")
+            text = f"got {seconds} s, and SageMaker runs such a job for {limit} s at most"
+            raise self.job.fail(("timeout",), text) if self.job.timeout else self.settings.fail("max_runtime", text)
         return int(seconds)
 
     def _network(self) -> dict[str, Any]:

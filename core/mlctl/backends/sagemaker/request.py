@@ -103,9 +103,8 @@ class _Maker:
             copied=None if self.training else (f"{layout.inputs}/mlctl-state", layout.state),
             unpacked=unpacked, code=code,
             requirements=f"{launched}/requirements.txt" if job.requirement_lines else "",
-            secrets={secret: self._secret(secret) for secret in job.secrets},
-            nodes=job.resources.nodes,
-            distribution=contract.distribution(job, "an image of your own may start it"),
+            secrets={secret: self._secret(secret) for secret in job.secrets}, region=self.facts["region"],
+            nodes=job.resources.nodes, distribution=contract.distribution(job, "an image of your own may start it"),
         )  # fmt: skip
         files = {"launch.sh": script(launch), "params.json": json.dumps(job.values(), ensure_ascii=False)}
         if job.requirement_lines:
