@@ -47,9 +47,12 @@ def times(at: Path, call: float, known: float) -> Sample:
     }
 
 
-def by_mlctl(made: backend.Backend) -> Iterator[Sample]:
+def by_mlctl(made: backend.Backend, **more: str) -> Iterator[Sample]:
+    """`more` are more fields of the job."""
     script = SCRIPT.replace("/out", '"$MLCTL_OUTPUT_AT"')
-    job = jobfile.load({"kind": "process", "name": "bench", "command": {"shell": script}, "outputs": {"at": {}}})
+    job = jobfile.load(
+        {"kind": "process", "name": "bench", "command": {"shell": script}, "outputs": {"at": {}}, **more}
+    )
     call = time.time()
     execution = lifecycle.Execution(job, made, made.settings, Key(str(next(numbers)), "bench"))  # type: ignore[attr-defined]
     outcome = execution.wait(execution.start(), PATIENCE)
@@ -84,6 +87,9 @@ def main() -> None:
     if not shutil.which("docker"):
         raise SystemExit("bench: no docker on PATH, which is what mlctl is measured beside")
     folder = Path(tempfile.mkdtemp(prefix="mlctl-bench-"))
+    code = folder / "code"
+    code.mkdir()
+    (code / "train.py").write_text("print('one file')\n")
     with contextlib.closing(docker.from_env()) as client:
         base_image.make(client, IMAGE)
         before = {one.id for one in client.containers.list(all=True)}
@@ -93,6 +99,7 @@ def main() -> None:
                 "docker run": lambda: by_command(folder),
                 "create, start, wait by the API": lambda: by_api(client.api, folder),
                 "mlctl": lambda: by_mlctl(made),
+                "mlctl, with code": lambda: by_mlctl(made, code=str(code)),
             }
             table = take_turns(3 if options.quick else 30, subjects)
         finally:

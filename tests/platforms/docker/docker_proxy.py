@@ -13,7 +13,7 @@ _ANSWERS = {"throttled": (429, "Too Many Requests"), "forbidden": (403, "Forbidd
 
 class Proxy:
     """Listens at `address`. `fault`: every call is answered so; "lost_response": the next start of a container is carried
-    out, and its answer lost."""
+    out, and its answer lost; "undated": answers come without their date."""
 
     def __init__(self, engine: str) -> None:
         self.engine = engine.removeprefix("unix://")
@@ -66,12 +66,16 @@ class Proxy:
                     while server.recv(65536):  # carried out
                         pass
                 else:
-                    _pump(server, client)
+                    _pump(server, client, b"\r\nDate:" if self.fault == "undated" else b"")
                 client.shutdown(socket.SHUT_RDWR)  # a close alone is none while `forward` reads from it
                 forward.join()
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
+def _pump(source: socket.socket, target: socket.socket, without: bytes = b"") -> None:
+    """`without` is how a header begins that is left out of the first piece, which has all of them."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
+            if without:
+                head, found, rest = data.partition(without)
+                data, without = head + rest[rest.index(b"\r\n") :] if found else data, b""
             target.sendall(data)

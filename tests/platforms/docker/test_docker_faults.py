@@ -21,6 +21,9 @@ from docker_harness import DockerHarness
 from docker_jobs import PATIENCE, ended, execution, log, started, until
 
 from mlctl import watch
+from mlctl.backends import docker as docker_backend
+from mlctl.backends.docker import states as docker_states
+from mlctl.backends.docker.engine import archive
 from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, RunNotFound, Unauthorized, Unavailable
 from mlctl.runs import Reason, Run, State, Status
 
@@ -97,6 +100,23 @@ def test_image_with_another_python(harness: DockerHarness) -> None:
     assert ended(made, run).reason is Reason.IMAGE
     (line,) = log(made, run)
     assert "asks for Python 3.99, and the image has 3." in line
+
+
+def test_image_in_which_nothing_can_be_made(harness: DockerHarness) -> None:
+    """A file is where a folder has to be: it ends before the job begins, and nobody is blamed for a kill."""
+    base = harness.client.containers.create("base", "true")
+    base.put_archive(
+        "/", archive([("mlctl", 0o755, None), ("mlctl/run", 0o755, None), ("mlctl/run/metrics", 0o644, b"")])
+    )
+    base.commit("odd")
+    base.remove()
+    made = harness.make()
+    run = started(made, "echo never", image="odd")
+    status = ended(made, run)
+    assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.INFRA, None)
+    assert "could not make its folders" in status.message
+    assert [line for line in log(made, run) if "/mlctl/run/metrics" in line]
+    assert "never" not in log(made, run)
 
 
 # --- the job
@@ -193,6 +213,7 @@ def test_name_that_somebody_else_has(harness: DockerHarness) -> None:
     harness.client.containers.create("base", "true", name=wanted.key.name(0, made.name_limit))
     with pytest.raises(InvalidConfig, match="did not start"):
         wanted.start()
+    assert len(harness.client.containers.list(all=True)) == 1
 
 
 def test_input_that_is_not_there(harness: DockerHarness) -> None:
@@ -280,26 +301,27 @@ from mlctl import backend, backends, jobfile, lifecycle
 from mlctl.backend import Settings
 from mlctl.backends import docker
 from mlctl.backends.docker.engine import Engine
-docker.LEASE = 3
+docker.LEASE = int(sys.argv[2])
 def die(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(Engine, sys.argv[1], die)
 made = backend.load("docker", Settings("box", VALUES, Path(HOME)))
-job = jobfile.load({"kind": "process", "name": "job", "command": {"shell": "echo ran"}})
+job = jobfile.load({"kind": "process", "name": "job", "command": {"shell": "echo ran"}, **FIELDS})
 lifecycle.Execution(job, made, made.settings, lifecycle.Key("killed", "job")).start()
 """
 
 
-def _killed(harness: DockerHarness, step: str) -> None:
+def _killed(harness: DockerHarness, step: str, lease: int = 6, **fields: Any) -> None:
     code = _CALLER.replace("VALUES", repr(harness.values)).replace("HOME", repr(str(harness.home)))
-    done = subprocess.run([sys.executable, "-c", code, step], capture_output=True, text=True, timeout=PATIENCE)
+    words = [sys.executable, "-c", code.replace("FIELDS", repr(fields)), step, str(lease)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.mark.parametrize("step", ["put", "rename"])
 def test_caller_killed_before_the_claim(harness: DockerHarness, step: str) -> None:
     """What it leaves is a draft, which nobody takes for a run, and `mlctl gc` removes."""
-    _killed(harness, step)
+    _killed(harness, step, secrets=["PATH"])  # which has to be put
     (draft,) = harness.client.containers.list(all=True)
     made = harness.make()
     run = started(made, "echo ran", key="killed")
@@ -321,6 +343,7 @@ def test_caller_killed_between_name_and_start(harness: DockerHarness) -> None:
     harness.client.containers.get(outcome.run.name).start()  # whoever still meant to start it
     status = until(lambda: _over(made, outcome.run))
     assert status.reason is Reason.ABANDONED
+    assert until(lambda: "too late" in ended(made, outcome.run).message)
     assert log(made, outcome.run) == []
     assert log(made, last.run) == ["ran"]
 
@@ -334,6 +357,55 @@ def test_cancel_of_what_was_never_started(harness: DockerHarness) -> None:
     harness.client.containers.get(run.name).start()
     assert until(lambda: _over(made, run)).state in (State.CANCELLED, State.FAILED)
     assert log(made, run) == []
+
+
+def test_cancel_between_name_and_start(harness: DockerHarness) -> None:
+    """The mark is there before there is a process that could make its folder; the start that comes in time begins nothing."""
+    _killed(harness, "start", lease=600)
+    made = harness.make()
+    (found,) = made.find(execution(made, "killed").key)
+    assert found.status.state is State.STARTING
+    made.cancel(found.run)
+    (found,) = made.find(execution(made, "killed").key)
+    assert found.status.state is State.STOPPING
+    harness.client.containers.get(found.run.name).start()
+    status = ended(made, found.run)
+    assert (status.state, status.exit_code) == (State.CANCELLED, 143)
+    assert log(made, found.run) == []
+
+
+def test_code_that_takes_too_long(harness: DockerHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """There is time for it by its size; where that is not enough, no run comes of it."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "data").write_bytes(os.urandom(100_000))
+    made = harness.make()
+    run = started(made, "true", code=str(code))
+    native = harness.client.containers.get(run.name)
+    created = docker_states.seconds(native.attrs["Created"])
+    assert 30 <= int(native.labels["mlctl.deadline"]) - created + 2 < 40
+    monkeypatch.setattr(docker_backend, "PACE", 1000)
+    slow = started(made, "true", code=str(code))
+    native = harness.client.containers.get(slow.name)
+    created = docker_states.seconds(native.attrs["Created"])
+    assert 130 <= int(native.labels["mlctl.deadline"]) - created + 2 < 140
+    before = {one.id for one in harness.client.containers.list(all=True)}
+    monkeypatch.setattr(docker_backend, "PACE", 1 << 40)
+    monkeypatch.setattr(docker_backend, "LEASE", 0)
+    with pytest.raises(
+        Unavailable, match=r"\d+ bytes of code took the engine longer than a run may; nothing was started"
+    ):
+        started(made, "true", code=str(code))
+    assert {one.id for one in harness.client.containers.list(all=True)} == before
+
+
+def test_answers_without_a_date(harness: DockerHarness) -> None:
+    """Something between us and the engine leaves it out: then the engine is asked."""
+    made = harness.make()
+    with harness.inject("undated"):
+        run = started(made, "echo ran")
+    assert ended(made, run).state is State.SUCCEEDED
+    assert log(made, run) == ["ran"]
 
 
 def _over(made: Any, run: Run) -> Status | None:

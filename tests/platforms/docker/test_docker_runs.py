@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
 
+import base_image
 import docker_engine
 import pytest
 from docker_harness import DockerHarness
@@ -67,6 +70,64 @@ def test_users(harness: DockerHarness, user: str) -> None:
     assert ("0" if user == "root" else "1234") in log(made, run)
     assert Path(result.outputs["model"], "made").stat().st_uid == (0 if user == "root" else 1234)
     assert harness.secret not in json.dumps(harness.client.containers.get(run.name).attrs)
+
+
+@pytest.mark.parametrize("user", ["1234:1234", "root", ""])
+def test_user_of_the_image(harness: DockerHarness, user: str) -> None:
+    """The same for whom the image names. Only for another than root something has to be put."""
+    base = harness.client.containers.create("base", "true")
+    base.commit("theirs", changes=f"USER {user}" if user else None)
+    base.remove()
+    harness.values |= {"image": "theirs", "read_only": True}
+    made = harness.make()
+    harness.proxy.calls.clear()
+    script = (
+        'id -u; touch "$MLCTL_OUTPUT_MODEL/made" "$MLCTL_OUTPUT_ELSEWHERE/made" "$MLCTL_CHECKPOINT_DIR/made" &&\n'
+        """echo '{"name": "loss", "value": 1}' > "$MLCTL_METRICS_FILE"; cat "$MLCTL_PARAMS_FILE" """
+    )
+    outputs = {"model": {}, "elsewhere": {"uri": str(harness.home / "elsewhere")}}
+    run = started(made, script, outputs=outputs, params={"lr": 0.5})
+    assert ended(made, run).state is State.SUCCEEDED, log(made, run)
+    owner = 1234 if user == "1234:1234" else 0
+    assert log(made, run) == [str(owner), '{"lr": 0.5}']
+    result = made.result(run)
+    assert result.metrics == {"loss": 1.0}
+    assert {Path(at, "made").stat().st_uid for at in result.outputs.values()} == {owner}
+    assert [call.split()[0] for call in harness.proxy.calls].count("PUT") == (1 if owner else 0)
+
+
+HOSTILE = """'"\\'"'"'\\"$(touch /tmp/x)`id`${HOME}\\n%s%d%%\t\n\r*?[a]~!#&;|<>\x01ü☃\U0001f600 """
+
+
+@pytest.mark.parametrize("shell", ["busybox", "dash", "bash"])
+def test_params_arrive_as_they_are(harness: DockerHarness, shell: str) -> None:
+    """Hostile ones, and as many as one word of a process takes, by the container's record; more by an archive."""
+    program = shutil.which(shell)
+    if not program:
+        pytest.skip(f"no {shell} on this machine")
+    if shell != "busybox":
+        base = harness.client.containers.create("base", "true")
+        tree = base_image._Tree()
+        tree.add(program, "/bin/sh")
+        base.put_archive("/", tree.bytes())
+        base.commit(shell)
+        base.remove()
+        harness.values["image"] = shell
+    made = harness.make()
+    script = (
+        "import hashlib, json, os, sys\n"
+        "read = json.load(open(os.environ['MLCTL_PARAMS_FILE']))\n"
+        "print(hashlib.sha256(json.dumps(read).encode()).hexdigest(), sys.argv[1:], *sorted(n for n in os.environ if n[0] == '_'))"
+    )
+    least = len(json.dumps({"hostile": HOSTILE, "filled": ""}))
+    for size, puts in ((0, 0), (100_000 - least, 0), (100_001 - least, 1), (500_000, 1)):
+        params = {"hostile": HOSTILE, "filled": "%" * size}
+        harness.proxy.calls.clear()
+        run = execution(made, command=["python3", "-c", script, "a b", ""], params=params).start().run
+        assert ended(made, run).state is State.SUCCEEDED, log(made, run)
+        digest = hashlib.sha256(json.dumps(params).encode()).hexdigest()
+        assert log(made, run)[0].removesuffix(" _") == f"{digest} ['a b', '']"
+        assert [call.split()[0] for call in harness.proxy.calls].count("PUT") == puts
 
 
 def test_inputs_and_outputs_with_odd_names(harness: DockerHarness, tmp_path: Path) -> None:
@@ -251,9 +312,9 @@ def test_prune(harness: DockerHarness) -> None:
     assert [one.name for one in harness.client.containers.list(all=True)] == [going.name]
     assert list(made.prune(LATER, False)) == []
     harness.client.containers.get(going.name).remove(force=True)  # by hand, without its volumes
-    assert len(harness.client.volumes.list()) == 2
+    assert len(harness.client.volumes.list()) == 1
     left = f"left by {going.name.rpartition('-')[0]}: volume "
-    assert [line.startswith(left) for line in made.prune(LATER, False)] == [True, True]
+    assert [line.startswith(left) for line in made.prune(LATER, False)] == [True]
     assert harness.client.volumes.list() == []
 
 

@@ -1,9 +1,10 @@
 """A Docker engine as a platform, or whatever answers as one: a run is a container of its name, which stays until `mlctl gc`.
 
-Nothing of ours is in the image; /bin/sh has to be. A run is made as a draft, under another name: its code, parameters and secrets
-are put into it; then it gets its name, which is the claim, and is started. Who dies before that leaves a draft, which nobody
-takes for a run. Who dies between name and start leaves a container that nobody may start after LEASE seconds, the container
-itself least of all (entry.py): until then it is starting, afterwards an attempt that never began.
+Nothing of ours is in the image; /bin/sh has to be. A run is made as a draft, under another name: code and secrets are put into
+it, all else is in its body; then it gets its name, which is the claim, and is started. Who dies before that leaves a draft, which
+nobody takes for a run. Who dies between name and start leaves a container with a deadline, after which it doesn't begin (entry.py)
+and is judged to be an attempt that never began (states.py). The deadline is in the body, so it is there before the claim, and
+never moves; a draft that took too long to fill is not claimed.
 
 The engine may be on another machine: all goes over its API, and the paths of inputs and outputs are that machine's.
 
@@ -17,7 +18,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
@@ -31,12 +32,15 @@ from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, Status
 
 from . import doctor, entry, environment, logs, prune, request, states
-from .engine import Engine, Missing, Refused, Taken, archive
+from .engine import Engine, Entry, Missing, Refused, Taken, archive
 
 __all__ = ["Docker"]
 
 LEASE = 30
-"""Seconds between a container's name and its start, beyond which it doesn't begin."""
+"""Seconds from the making of a container, and the time for its code, to the last at which it may begin. Half of them are for
+filling it, half are left for its start."""
+PACE = 1 << 18
+"""Bytes a second at which code reaches the engine at least, or no run comes of it."""
 _LOSSES = {
     "inputs.mode.download": "mounted in place, to be read only",
     "outputs.mode.upload": "written in place",
@@ -149,25 +153,24 @@ class Docker(Base):
         return record
 
     def _look(self, run: Run, closely: bool = False) -> Status:
-        """The status that a container's record tells and, where it isn't running, the marks in it. To read these is dear:
-        whether a container that runs was asked to stop is looked for only `closely`, and of a success only that it was noted."""
-        record = self._record(run)
-        if record["State"]["Status"] in states.LIVE:
-            marks = self._marks(run, record) if closely else {}
-            record = self._record(run) if closely else record  # it may have ended since
-            if record["State"]["Status"] in states.LIVE:
-                return states.status_of(record, marks)
-        now = 0.0
-        if (
-            record["State"]["Status"] == "created"
-        ):  # then what it is now, and not before, says whether it may still begin
-            now = states.seconds(str(self._engine.info().get("SystemTime", "")))
-            record = self._record(run)
-            if record["State"]["Status"] in states.LIVE:
-                return states.status_of(record, {})
-        if record["State"].get("ExitCode") == 0 and self._engine.has(record["Id"], entry.SUCCESS):
-            return states.status_of(record, {Path(entry.SUCCESS).name: b""})
-        return states.status_of(record, self._marks(run, record), now)
+        """The status that a container's record tells and, where that isn't enough, the marks in it. To read those is dear: whether
+        a container that runs was asked to stop is looked for only `closely`, and of a success only that it was noted."""
+        record, now = self._record(run), 0.0
+        marks: Collection[str] = ()
+        if record["State"]["Status"] == "created" and not states.ended(record):
+            now = self._engine.clock()
+            record = self._record(run)  # what it is now, and not before, says whether it may still begin
+            marks = self._marked(record, entry.CANCEL)
+        elif closely and record["State"]["Status"] in states.LIVE:
+            marks = self._marks(run, record)
+            record = self._record(run)  # it may have ended since
+        if record["State"]["Status"] not in states.OVER:
+            return states.status_of(record, marks, now)
+        noted = self._marked(record, entry.SUCCESS) if record["State"].get("ExitCode") == 0 else ()
+        return states.status_of(record, noted or self._marks(run, record))
+
+    def _marked(self, record: Mapping[str, Any], mark: str) -> tuple[str, ...]:
+        return (Path(mark).name,) if self._engine.has(record["Id"], mark) else ()
 
     def _marks(self, run: Run, record: Mapping[str, Any]) -> dict[str, bytes]:
         try:
@@ -198,14 +201,18 @@ class Docker(Base):
         secrets = "".join(
             f"export {name}={quote(self.settings.secret(name, source))}\n" for name, source in asked["secrets"].items()
         )
-        self._check_free(run)
-        image = environment.ensure(self._engine, asked)
-        labels = {**asked["container"]["Labels"], request.LABEL_STAMP: stamp.to_json()}
-        body = {**asked["container"], "Image": image, "Labels": labels}
-        began = time.monotonic()
+        image, user = environment.ensure(self._engine, asked)
+        user = asked["container"].get("User", user)
+        deadline = int(self._engine.time()) + LEASE + asked["code_bytes"] // PACE
+        body = request.dated(asked, image, user, stamp, deadline)
         draft = self._created(body, f"{run.name}.{os.urandom(8).hex()}")
         try:
-            self._fill(draft, asked, secrets, began)
+            self._fill(draft, asked, user, secrets)
+            if self._engine.time() > deadline - LEASE / 2:
+                text = f"{asked['code_bytes']} bytes of code" if asked["code"] else "its container"
+                raise Unavailable(
+                    f"{run}: {text} took the engine longer than a run may; nothing was started; try later"
+                )
             self._engine.rename(draft, run.name)
         except Taken:
             self._engine.remove(draft)
@@ -242,33 +249,31 @@ class Docker(Base):
                 raise InvalidJob(f"inputs: {path[1]}: no such file or folder on the engine's machine") from None
             raise InvalidJob(f"the engine refuses the container: {reason}") from None
 
-    def _fill(self, draft: str, asked: Mapping[str, Any], secrets: str, began: float) -> None:
-        """Code, parameters, secrets, folders to write to; last, until when it may begin, by the engine's clock."""
-        record = self._engine.inspect(draft)
-        user = str(record["Config"].get("User") or "0")
-        if user.partition(":")[0] not in ("0", "root"):
-            folders = [folder.rpartition("/") for folder in asked["folders"]]
-            for parent in dict.fromkeys(parent for parent, _, _ in folders):
-                made = [(name, 0o777, None) for at, _, name in folders if at == parent]
-                self._engine.put(draft, parent, archive(made))
+    def _fill(self, draft: str, asked: Mapping[str, Any], user: str, secrets: str) -> None:
+        """Puts into it what isn't in its body: code; secrets, which must not be in its record; parameters that are too long for
+        it; and folders, for a user who can't make them."""
+        entries: list[Entry] = []
+        if user.partition(":")[0] not in ("", "0", "root"):
+            entries += [(folder, 0o777, None) for folder in asked["folders"]]
+        if asked["params"]:
+            entries.append((entry.PARAMS, 0o644, asked["params"].encode()))
+        if secrets:
+            entries.append((entry.SECRETS, 0o444, secrets.encode("utf-8", "surrogateescape")))
+        if entries:
+            self._put(draft, entries)
         if asked["code"]:
             try:
                 with Path(asked["code"]).open("rb") as stream:
                     self._engine.put(draft, entry.CODE, stream)
             except OSError as reason:
                 raise Unavailable(f"{asked['code']}: {reason.strerror or reason}") from None
-        created = states.seconds(record["Created"])
-        deadline = int(created + (time.monotonic() - began)) + LEASE
-        state, metrics = (Path(each).name for each in (entry.STATE, Path(entry.METRICS).parent))
-        entries: list[tuple[str, int, bytes | None]] = [
-            (Path(entry.PARAMS).name, 0o644, json.dumps(asked["params"]).encode()),
-            (metrics, 0o777, None),
-            (state, 0o777, None),
-            (f"{state}/deadline", 0o644, f"{deadline}\n".encode()),
-        ]
-        if secrets:
-            entries.append((f"{state}/secrets", 0o444, secrets.encode("utf-8", "surrogateescape")))
-        self._engine.put(draft, entry.RUN, archive(entries))
+
+    def _put(self, container: str, entries: list[Entry]) -> None:
+        """Into the container's volume, or what is mounted in it: its only place that can always be written to, and is there before
+        its first process has made the folders."""
+        folders: list[Entry] = [(folder, 0o777, None) for folder in entry.FOLDERS]
+        below = [(path.removeprefix(f"{entry.ROOT}/"), mode, data) for path, mode, data in (*folders, *entries)]
+        self._engine.put(container, entry.ROOT, archive(below))
 
     def status(self, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
         """One call for all that are running, and a look at each that isn't among them."""
@@ -313,8 +318,7 @@ class Docker(Base):
         container = record["Id"]
         asked = self._marks(run, record).get("cancel")
         if asked is None:
-            at = str(time.time()).encode()
-            self._engine.put(container, entry.STATE, archive([("cancel", 0o644, at)]))
+            self._put(container, [(entry.CANCEL, 0o644, str(time.time()).encode())])
             record = self._record(run)
         if record["State"]["Status"] == "paused":
             self._engine.unpause(container)

@@ -11,12 +11,18 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from mlctl.backend import Settings
 from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, RunNotFound, Unauthorized, Unavailable
 
-__all__ = ["Engine", "Missing", "Refused", "Taken", "archive"]
+from . import states
+
+__all__ = ["Engine", "Entry", "Missing", "Refused", "Taken", "archive"]
+
+Entry = tuple[str, int, bytes | None]
+"""Of an archive: name, mode, content; None for a folder."""
 
 QUICK = 60.0
 """Seconds that an answer may take, or a pause within one."""
@@ -43,6 +49,7 @@ class Engine:
         self._settings = settings
         self._clients: dict[float, Any] = {}
         self._identity: tuple[str, str] | None = None
+        self._heard: tuple[float, float] | None = None  # the engine's time of its last answer, and ours
         self._lock = threading.Lock()
 
     def _client(self, timeout: float = QUICK) -> Any:
@@ -55,10 +62,26 @@ class Engine:
                 options = kwargs_from_env()
                 if host := self._settings.values.get("host"):
                     options["base_url"] = host
-                self._clients[timeout] = docker.APIClient(
-                    version="auto", timeout=timeout, use_ssh_client=True, **options
-                )
+                client = docker.APIClient(version="auto", timeout=timeout, use_ssh_client=True, **options)
+                client.hooks["response"].append(self._hear)
+                self._clients[timeout] = client
             return self._clients[timeout]
+
+    def _hear(self, answer: Any, **_: Any) -> None:
+        if date := answer.headers.get("Date"):
+            self._heard = parsedate_to_datetime(date).timestamp(), time.monotonic()
+
+    def time(self) -> float:
+        """The engine's time, in seconds since 1970, by its last answer: a second and the answer's way behind, and never ahead,
+        unless somebody between us and it answers by another clock."""
+        if self._heard is None:  # somebody in between leaves dates out
+            return self.clock()
+        date, heard = self._heard
+        return date + time.monotonic() - heard
+
+    def clock(self) -> float:
+        """The same as the engine itself says it, which takes a call that isn't cheap."""
+        return states.seconds(str(self.info().get("SystemTime", "")))
 
     @contextlib.contextmanager
     def _asked(self, timeout: float = QUICK) -> Iterator[Any]:
@@ -158,7 +181,8 @@ class Engine:
         time.sleep(max(0.0, min(left, seconds - (time.monotonic() - began))))
 
     def put(self, container: str, path: str, data: Any) -> None:
-        """Unpacks an archive in a folder of a container, whether or not it runs."""
+        """Unpacks an archive in a folder of a container, whether or not it runs. Dear: the engine mounts all that the container
+        has, and starts a process of its own."""
         with self._asked(SLOW) as api:
             api.put_archive(container, path, data)
 
@@ -262,13 +286,13 @@ def _tagged(name: str) -> bool:
     return "@" in name or ":" in name.rpartition("/")[2]
 
 
-def archive(entries: Iterable[tuple[str, int, bytes | None]], owner: tuple[int, int] = (0, 0)) -> bytes:
-    """A tar of (name, mode, content; None for a folder)."""
+def archive(entries: Iterable[Entry]) -> bytes:
+    """A tar of them, all of it root's."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
         for name, mode, content in entries:
             member = tarfile.TarInfo(name)
-            member.mode, member.mtime, (member.uid, member.gid) = mode, int(time.time()), owner
+            member.mode, member.mtime = mode, int(time.time())
             if content is None:
                 member.type = tarfile.DIRTYPE
             else:

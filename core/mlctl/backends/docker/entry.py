@@ -1,13 +1,15 @@
 """The first process of a container: /bin/sh with a script that runs the job, ends it in time, and notes how it ended.
 
-Nothing of ours is in the image. What is noted are names of empty files in STATE, so that a full disk takes them too:
+Nothing of ours is in the image. The container's volume at ROOT has the parameters, what the job says of its metrics, and STATE.
+What is noted there are names of empty files, so that a full disk takes them too:
 
-    deadline          put by the submitter: the second (by the engine's clock) after which the container doesn't begin any more
     cancel            put by who cancels, before the signal
     late, image       it did not begin: too late; or the image has another Python than the job asks for
     timeout, stopped  why it is being ended: its time is over; a signal from outside, such as the engine's own end
     oom               the kernel ended a process of the container for its memory
     exit.CODE[.WHY]   the job ended, with that code; WHY is cancel, timeout or stopped
+
+A container that could not make its folders, or write its parameters, has nowhere to note it: it ends with UNREADY.
 """
 
 from __future__ import annotations
@@ -15,19 +17,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from shlex import quote
 
-__all__ = ["CODE", "INPUTS", "METRICS", "OUTPUTS", "PARAMS", "RUN", "SHARED", "STATE", "SUCCESS", "script"]
+__all__ = [
+    "CANCEL", "CODE", "FOLDERS", "INPUTS", "METRICS", "OUTPUTS", "PARAMS", "ROOT", "SECRETS", "SHARED", "STATE", "SUCCESS",
+    "UNREADY", "script",
+]  # fmt: skip
 
-CODE = "/mlctl/code"
-INPUTS = "/mlctl/inputs"
-OUTPUTS = "/mlctl/outputs"
-SHARED = "/mlctl/shared"
-RUN = "/mlctl/run"
+ROOT = "/mlctl"
+CODE = f"{ROOT}/code"
+INPUTS = f"{ROOT}/inputs"
+OUTPUTS = f"{ROOT}/outputs"
+SHARED = f"{ROOT}/shared"
+RUN = f"{ROOT}/run"
 STATE = f"{RUN}/state"
+CANCEL = f"{STATE}/cancel"
 SUCCESS = f"{STATE}/exit.0"
+SECRETS = f"{STATE}/secrets"
 PARAMS = f"{RUN}/params.json"
 METRICS = f"{RUN}/metrics/metrics.jsonl"
+FOLDERS = (RUN, STATE, f"{RUN}/metrics")
+"""Those that anybody may write to: the job may be another user than who makes them."""
+UNREADY = 74
 
-# $1 timeout in seconds or nothing, $2 grace in seconds, then the job's words. Traps:
+# $1 the last second, by the engine's clock, at which the job may begin, $2 timeout in seconds or nothing, $3 grace in seconds,
+# $4 the parameters, or nothing where they were put into the container; then the job's words.
+#
+# A container that is `created` once that second is over is judged abandoned (states.py), and another attempt begins. So the clock
+# is looked at here, by the last who could begin, and a shell that can't tell the time doesn't.
+#
+# Traps:
 # - the first process gets only signals that it handles, so a cancel that comes before the traps left its mark;
 # - the job is in the background, or `wait` could not be interrupted; then a shell makes it ignore SIGINT, which `env`
 #   of coreutils 8.31 takes back;
@@ -35,8 +52,10 @@ METRICS = f"{RUN}/metrics/metrics.jsonl"
 # - -1 is every process of the container but the first and the one that sends;
 # - the variables begin with `_`: one that the job's environment has, such as `timeout`, would reach the job changed.
 _SCRIPT = r"""
-_timeout=$1 _grace=$2 _state=STATE _path=$PATH _ending='' _woken=''; shift 2
+_last=$1 _timeout=$2 _grace=$3 _params=$4 _state=STATE _path=$PATH _ending='' _woken=''; shift 4
 PATH=$PATH:/bin:/usr/bin
+(umask 0; mkdir -p FOLDERS) || exit UNREADY
+[ -z "$_params" ] || printf %s "$_params" > PARAMS || exit UNREADY
 _stop() {
   _woken=1
   [ -z "$_ending" ] || return 0
@@ -53,8 +72,7 @@ _noted() {
 }
 trap _stop TERM
 trap _woken=1 INT HUP QUIT USR1 USR2
-_last=0; read -r _last < "$_state/deadline"
-if [ "$(date +%s)" -gt "$_last" ]; then true > "$_state/late"; exit 75; fi
+if ! [ "$(date +%s)" -le "$_last" ]; then true > "$_state/late"; exit 75; fi
 [ ! -e "$_state/cancel" ] || _noted 143
 if [ -e "$_state/secrets" ]; then . "$_state/secrets"; rm -f "$_state/secrets"; fi
 PREPARE
@@ -98,7 +116,17 @@ esac
 
 def script(folders: Iterable[str], python: str = "") -> str:
     """For `/bin/sh -c`. `folders` are made first; `python` is a version that the image must have."""
-    prepare = [f"mkdir -p {quote(folder)}" for folder in folders]
+    prepare = f"mkdir -p {' '.join(map(quote, folders))}"
     if python:
-        prepare.append(_PYTHON.replace("WANTED", python))
-    return _SCRIPT.replace("STATE", STATE).replace("PREPARE", "\n".join(prepare))
+        prepare += _PYTHON.replace("WANTED", python)
+    names = {
+        "FOLDERS": " ".join(FOLDERS),
+        "PARAMS": PARAMS,
+        "STATE": STATE,
+        "UNREADY": str(UNREADY),
+        "PREPARE": prepare,
+    }
+    text = _SCRIPT
+    for name, meaning in names.items():
+        text = text.replace(name, meaning)
+    return text

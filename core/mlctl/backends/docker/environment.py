@@ -36,16 +36,17 @@ export PIP_BREAK_SYSTEM_PACKAGES=1
 """
 
 
-def ensure(engine: Engine, asked: Mapping[str, Any]) -> str:
-    """The name of the image to make the container of. `asked` is the plan's request.
+def ensure(engine: Engine, asked: Mapping[str, Any]) -> tuple[str, str]:
+    """The name of the image to make the container of, and the user that it names. `asked` is the plan's request.
 
     Raises InvalidJob where there is no such image, or the requirements can't be met; Unavailable where a registry or an index
     can't be reached; Unauthorized where the registry refuses.
     """
     name = str(asked["image"])
     image = _image(engine, name, str(asked["pull"]))
+    user = str(image["Config"].get("User") or "")
     if not asked["requirements"]:
-        return name
+        return name, user
     about = "\n".join(["1", image["Id"], *asked["requirements"]])
     tag = hashlib.sha256(about.encode()).hexdigest()[:32]
     layer, builder = f"{REPOSITORY}:{tag}", f"mlctl-env-{tag}"
@@ -53,14 +54,14 @@ def ensure(engine: Engine, asked: Mapping[str, Any]) -> str:
     while engine.image(layer) is None:
         try:
             record = engine.inspect(builder)
-            _finish(engine, record, tag, str(image["Config"].get("User") or ""), deadline)
+            _finish(engine, record, tag, user, deadline)
         except Missing:
             log.info("building a layer for %d requirements; kept for the next run", len(asked["requirements"]))
             _begin(engine, asked, name, builder, tag)
         if time.monotonic() > deadline:
             engine.remove(builder, force=True)
             raise Unavailable(f"requirements: not installed within {BUILD_SECONDS} s in {name}")
-    return layer
+    return layer, user
 
 
 def _image(engine: Engine, name: str, pull: str) -> dict[str, Any]:

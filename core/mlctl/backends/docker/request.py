@@ -1,7 +1,7 @@
 """A job as the body of the engine's POST /containers/create, and what is put into the container before it starts. Pure.
 
-What the container has of its own, and loses with it: /mlctl/code and /mlctl/run, volumes without a name. What stays: folders of
-the engine's machine, mounted where the job writes.
+What the container has of its own, and loses with it: volumes without a name, one for all and one for code, where there is any.
+What stays: folders of the engine's machine, mounted where the job writes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from mlctl import contract, data
 from mlctl.backend import Facts, Settings
 from mlctl.errors import Unsupported
 from mlctl.job import Job
-from mlctl.runs import Loss, Plan, Run
+from mlctl.runs import Loss, Plan, Run, Stamp
 
 from . import entry
 
-__all__ = ["LABEL_CODE", "LABEL_OUTPUTS", "LABEL_STAMP", "LABEL_STEM", "PYTHON", "make", "stem_folder"]
+__all__ = ["LABEL_DEADLINE", "LABEL_OUTPUTS", "LABEL_STAMP", "LABEL_STEM", "PYTHON", "dated", "make", "stem_folder"]
 
 LABEL_STEM = "mlctl.stem"
 LABEL_STAMP = "mlctl.stamp"
 LABEL_OUTPUTS = "mlctl.outputs"
-LABEL_CODE = "mlctl.code"
+LABEL_DEADLINE = "mlctl.deadline"
+"""The second, by the engine's clock, after which the container doesn't begin."""
 PYTHON = "3.12"
 """Of the image, where neither the job nor the target names another."""
 
@@ -56,7 +57,8 @@ def make(job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Lo
     stem = name.rpartition("-")[0]
     inputs, mounts = _inputs(job)
     own = {"Labels": {LABEL_STEM: stem}}  # by which they are found where somebody removed the container alone
-    mounts += [{"Type": "volume", "Target": target, "VolumeOptions": own} for target in (entry.CODE, entry.RUN)]
+    volumes = (entry.ROOT, entry.CODE) if job.package else (entry.ROOT,)
+    mounts += [{"Type": "volume", "Target": target, "VolumeOptions": own} for target in volumes]
     folders = _outputs(job, facts["root"], name)
     checkpoints = f"{entry.SHARED}/checkpoints"
     run = Run("docker", facts["host"], facts["engine"], name)
@@ -65,9 +67,11 @@ def make(job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Lo
     _check(job, argv, env)
     script = entry.script([*folders.made, checkpoints], job.python)
     grace = facts["grace"]
+    params = json.dumps(job.values())
+    word = params if len(params) <= _WORD else ""
     body: dict[str, Any] = {
-        "Entrypoint": ["/bin/sh"],
-        "Cmd": ["-c", script, "mlctl", str(job.timeout or ""), str(grace), *argv],
+        "Entrypoint": ["/bin/sh", "-c", script, "mlctl"],
+        "Cmd": [str(job.timeout or ""), str(grace), word, *argv],
         "Env": [f"{key}={text}" for key, text in {"PYTHONUNBUFFERED": "1", **env}.items()],
         "Labels": {
             **{key: text for key, text in job.labels.items() if not key.startswith("mlctl.")},
@@ -90,12 +94,20 @@ def make(job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Lo
         "pull": settings.values.get("pull", "missing"),
         "requirements": list(job.requirement_lines),
         "code": str(job.package.path) if job.package else None,
-        "params": job.values(),
+        "code_bytes": job.package.size if job.package else 0,
+        "params": "" if word else params,
         "secrets": {secret: settings.secret_source(secret) for secret in job.secrets},
         "folders": [*folders.made, checkpoints],
         "container": body,
     }
     return Plan(name, "docker", settings.target, request, (), losses)
+
+
+def dated(asked: Mapping[str, Any], image: str, user: str, stamp: Stamp, deadline: int) -> dict[str, Any]:
+    """The body, with what is known once it is sent. The deadline is a word for the container and a label for who looks at it."""
+    body = asked["container"]
+    labels = {**body["Labels"], LABEL_STAMP: stamp.to_json(), LABEL_DEADLINE: str(deadline)}
+    return {**body, "Cmd": [str(deadline), *body["Cmd"]], "Image": image, "User": user, "Labels": labels}
 
 
 def image_of(job: Job, settings: Settings) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from mlctl.errors import MlctlError
 from mlctl.runs import Reason, State, Status
 
-__all__ = ["LIVE", "ended", "of_line", "seconds", "status_of", "time_of"]
+from . import entry
+from .request import LABEL_DEADLINE
+
+__all__ = ["LIVE", "OVER", "ended", "of_line", "seconds", "status_of", "time_of"]
 
 LIVE = ("running", "paused", "restarting")
-_OVER = ("exited", "dead")
-_KNOWN = (*LIVE, *_OVER, "created", "removing")
+OVER = ("exited", "dead")
+_KNOWN = (*LIVE, *OVER, "created", "removing")
 _SIGNALS = {
     129: "SIGHUP",
     130: "SIGINT",
@@ -29,7 +32,7 @@ _SIGNALS = {
 def ended(record: Mapping[str, Any]) -> bool:
     """True where nothing runs any more, or could not be started."""
     state = record["State"]
-    return state["Status"] in _OVER or (state["Status"] == "created" and bool(state.get("Error")))
+    return state["Status"] in OVER or (state["Status"] == "created" and bool(state.get("Error")))
 
 
 def seconds(text: str) -> float:
@@ -46,8 +49,8 @@ def time_of(text: str) -> datetime | None:
     return datetime.fromtimestamp(found, timezone.utc) if (found := seconds(text)) else None
 
 
-def status_of(record: Mapping[str, Any], marks: Mapping[str, bytes], now: float = 0.0) -> Status:
-    """`record` is what inspecting the container says, `marks` the files of its STATE; both were read after `now`, the engine's
+def status_of(record: Mapping[str, Any], marks: Collection[str], now: float = 0.0) -> Status:
+    """`record` is what inspecting the container says, `marks` the names in its STATE; both were read after `now`, the engine's
     time in seconds since 1970, of which an earlier one only makes the answer more patient.
 
     Raises MlctlError for a state that isn't known.
@@ -64,19 +67,21 @@ def status_of(record: Mapping[str, Any], marks: Mapping[str, bytes], now: float 
             return Status(State.STOPPING, message="asked to stop", started=started)
         return Status(State.RUNNING, message="" if native == "running" else native, started=started)
     if native == "created":
-        return _unstarted(str(state.get("Error") or ""), marks, now)
+        return _unstarted(record, marks, now)
     failed, reason, message, code = _end(state, marks)
     return Status(failed, reason, message, code, started, finished)
 
 
-def _unstarted(error: str, marks: Mapping[str, bytes], now: float) -> Status:
-    """A container that has its name, and was not started: its submitter is about to, was refused, or is gone."""
-    if error:
+def _unstarted(record: Mapping[str, Any], marks: Collection[str], now: float) -> Status:
+    """A container that has its name, and was not started: its submitter is about to, was refused, or is gone.
+
+    The deadline was set before the container was made, and nobody moves it. Its first process begins no second after it, by the
+    clock that `now` is of, whoever starts it; and `now` was before the record said that there was none yet. So one that is
+    abandoned here never begins, and one that may still begin is starting.
+    """
+    if error := str(record["State"].get("Error") or ""):
         return Status(State.FAILED, _refusal(error), f"could not be started: {error}")
-    try:
-        waits = now < float(marks["deadline"]) + 2  # a container counts in whole seconds
-    except (KeyError, ValueError):
-        waits = False
+    waits = now < int(record["Config"]["Labels"].get(LABEL_DEADLINE, 0)) + 2  # a container counts in whole seconds
     if "cancel" in marks:
         return (
             Status(State.STOPPING) if waits else Status(State.CANCELLED, Reason.CANCELLED, "cancelled before it began")
@@ -94,7 +99,7 @@ def _refusal(error: str) -> Reason:
     return Reason.INFRA
 
 
-def _end(state: Mapping[str, Any], marks: Mapping[str, bytes]) -> tuple[State, Reason | None, str, int | None]:
+def _end(state: Mapping[str, Any], marks: Collection[str]) -> tuple[State, Reason | None, str, int | None]:
     code = int(state.get("ExitCode") or 0)
     if "late" in marks:
         return State.FAILED, Reason.ABANDONED, "was started too late, and did not begin", None
@@ -119,6 +124,8 @@ def _end(state: Mapping[str, Any], marks: Mapping[str, bytes]) -> tuple[State, R
     if not noted:
         if "cancel" in marks:
             return State.CANCELLED, Reason.CANCELLED, "cancelled", code
+        if code == entry.UNREADY:
+            return State.FAILED, Reason.INFRA, "could not make its folders, and did not begin; see the log", None
         error = state.get("Error") or "by docker kill, or the engine's end"
         return State.FAILED, Reason.INFRA, f"the container was ended from outside: {error}; exit code {code}", code
     text = f"exit code {code}" + (f" ({_SIGNALS[code]})" if code in _SIGNALS else "")
