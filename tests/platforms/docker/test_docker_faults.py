@@ -119,6 +119,20 @@ def test_image_in_which_nothing_can_be_made(harness: DockerHarness) -> None:
     assert "never" not in log(made, run)
 
 
+def test_image_that_can_not_tell_the_time(harness: DockerHarness) -> None:
+    """Then it can't tell, either, whether it is too late, and begins nothing."""
+    base = harness.client.containers.run("base", ["rm", "/bin/date"], network_mode="none", detach=True)
+    base.wait()
+    base.commit("timeless", changes="CMD []")
+    base.remove()
+    made = harness.make()
+    run = started(made, "echo never", image="timeless")
+    assert ended(made, run).reason is Reason.ABANDONED
+    (line,) = [line for line in log(made, run) if "date" in line]
+    assert "not found" in line
+    assert "never" not in log(made, run)
+
+
 # --- the job
 
 

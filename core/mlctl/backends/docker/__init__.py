@@ -195,7 +195,7 @@ class Docker(Base):
         """Gets the image, fills a draft, gives it its name, starts it.
 
         Raises InvalidJob for an image that isn't there, requirements that can't be met, an input that the engine's machine
-        doesn't have, limits that it can't give; Unauthorized where the registry refuses.
+        doesn't have, limits that it can't give; Unauthorized where the registry refuses; Unavailable where code takes too long.
         """
         asked, run = plan.plan.request, self._run(plan.plan.name)
         secrets = "".join(

@@ -75,9 +75,9 @@ def status_of(record: Mapping[str, Any], marks: Collection[str], now: float = 0.
 def _unstarted(record: Mapping[str, Any], marks: Collection[str], now: float) -> Status:
     """A container that has its name, and was not started: its submitter is about to, was refused, or is gone.
 
-    The deadline was set before the container was made, and nobody moves it. Its first process begins no second after it, by the
-    clock that `now` is of, whoever starts it; and `now` was before the record said that there was none yet. So one that is
-    abandoned here never begins, and one that may still begin is starting.
+    The deadline, by whatever clock it was reckoned, is part of the container, and nobody moves it. The first process begins
+    nothing once that second is over, by the clock that `now` is of, whoever starts it; and `now` was before the record said that
+    there was no process yet. So one that is abandoned here never begins, and one that may still begin is starting.
     """
     if error := str(record["State"].get("Error") or ""):
         return Status(State.FAILED, _refusal(error), f"could not be started: {error}")
