@@ -1,6 +1,7 @@
 """The three jobs as an Airflow DAG: data, a model, predictions.
 
-Put this folder where Airflow looks for DAGs (`AIRFLOW__CORE__DAGS_FOLDER`), or run it without a scheduler:
+Have Airflow look for DAGs in this folder (`AIRFLOW__CORE__DAGS_FOLDER`; a copy lacks the jobs, which are a link to 01-local's),
+or run it without a scheduler:
 
     python airflow_dag.py
 """

@@ -124,6 +124,7 @@ def test_connections(tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("output", "task 'made' left no output 'modle'"),
         ("skipped", "task 'made' left no output 'model': it was skipped"),
         ("decorated", "its arguments can't be sent: Object of type set is not JSON serializable"),
+        ("returned", "leave what is large in one of its outputs"),
     ],
 )
 def test_bad_input(tested: Any, name: str, says: str) -> None:
@@ -134,10 +135,17 @@ def test_bad_input(tested: Any, name: str, says: str) -> None:
     assert says in done.log
 
 
+def test_deferred(tested: Any) -> None:
+    """A task waits in a trigger in `dag.test()`, too, which keeps nothing of a deferral but the trigger and its event."""
+    done = tested("waits_in_a_trigger")
+    assert done.states() == {"one": "success"} and done.said() == "deferred"
+
+
 def test_decorated(tested: Any) -> None:
     """A function's body runs as the job; its arguments go in and what it returns comes back."""
     done = tested("decorated")
     assert done.xcom("add") == {"sum": 42} and done.xcom("show") == "got 42"
+    assert done.xcom("progress") == "GOT 42"  # beside what had no end of a line
     assert "in local://" in done.log and Path(done.xcom("add", "table")).is_dir()
 
 

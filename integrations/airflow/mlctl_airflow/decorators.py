@@ -89,10 +89,17 @@ class MlctlDecoratedOperator(DecoratedOperator, MlctlOperator):
 
     def _finish(self, context: Context, backend: Backend, run: Run, status: Status) -> Any:
         from mlctl import lifecycle
+        from mlctl.errors import InvalidJob
 
         super()._finish(context, backend, run, status)
-        returned = [line for logs in lifecycle.lines(backend, run) for line in logs.lines if line.startswith(_RETURNED)]
-        return json.loads(returned[-1].removeprefix(_RETURNED)) if returned else None
+        said = (line for logs in lifecycle.lines(backend, run) for line in logs.lines)
+        # what was printed before, without a line's end, stands before it
+        returned = [line.partition(_RETURNED)[2] for line in said if _RETURNED in line]
+        try:
+            return json.loads(returned[-1]) if returned else None
+        except ValueError:  # a line of a megabyte comes in pieces
+            text = f"what it returned is no whole line of its log, of {len(returned[-1])} characters here"
+            raise InvalidJob(f"{run.name}: {text}; leave what is large in one of its outputs") from None
 
 
 def mlctl_task(

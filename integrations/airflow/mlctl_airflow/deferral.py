@@ -1,4 +1,5 @@
-"""What a try keeps over its deferral, as JSON, in Airflow's database: enough to reach the run, from any worker."""
+"""What a try keeps over its deferral: enough to reach the run, from any worker. Its trigger has it, as JSON, and hands it
+back in its event: the one thing that `dag.test()` keeps, too."""
 
 from __future__ import annotations
 
@@ -41,11 +42,9 @@ class Deferral:
         from .moved import TaskDeferred
         from .triggers import RunTrigger
 
-        kept = asdict(self)
-        watched = {name: kept[name] for name in ("run", "target", "settings", "home", "conn_id", "deadline")}
         # A triggerer can't mask secrets that it doesn't know: such a job's log is shown by the worker, at the end.
-        trigger = RunTrigger(**watched, log_interval=None if self.secrets else log_interval, cursor=cursor)
-        return TaskDeferred(trigger=trigger, method_name="resume", kwargs=kept)
+        trigger = RunTrigger(**asdict(self), log_interval=None if self.secrets else log_interval, cursor=cursor)
+        return TaskDeferred(trigger=trigger, method_name="resume")
 
     def reach(self) -> Backend:
         """The run's platform, with its connection's credentials, the job's secrets masked."""

@@ -130,8 +130,8 @@ class MlctlOperator(BaseOperator):
             deadline = time.time() + self.execution_timeout.total_seconds() if self.execution_timeout else None
             return self._followed(context, execution, deadline)
 
-    def resume(self, context: Context, event: Mapping[str, Any], **kept: Any) -> Any:
-        """After a deferral; `kept` is a Deferral. The job is looked at only where its run didn't succeed."""
+    def resume(self, context: Context, event: Mapping[str, Any]) -> Any:
+        """After a deferral; `event` is RunTrigger's. The job is looked at only where its run didn't succeed."""
         from mlctl import lifecycle, watch
         from mlctl.lifecycle import Outcome
         from mlctl.runs import Run, State
@@ -139,7 +139,7 @@ class MlctlOperator(BaseOperator):
         from .deferral import Deferral
 
         with _answering():
-            deferral = Deferral(**kept)
+            deferral = Deferral(**event["deferral"])
             run, backend = Run.parse(deferral.run), deferral.reach()
             if event["late"]:
                 with self._telling():

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,8 @@ class RunTrigger(BaseTrigger):
     """Fires once `run`, a URL, has ended, can't be watched, or `deadline` (seconds since 1970) has come.
 
     `target`, `settings`, `home` and `conn_id` are what the backend is made from: a triggerer has neither the job file nor the
-    configuration. The log's new lines are shown every `log_interval` seconds, from `cursor` on; None: not at all.
+    configuration. `made` and `secrets` are the worker's, to whom the event brings all of a Deferral back. The log's new lines
+    are shown every `log_interval` seconds, from `cursor` on; None: not at all.
     """
 
     def __init__(
@@ -45,23 +46,33 @@ class RunTrigger(BaseTrigger):
         home: str,
         conn_id: str | None = None,
         deadline: float | None = None,
+        made: bool = False,
+        secrets: Sequence[str] = (),
         log_interval: float | None = None,
         cursor: str = "",
     ) -> None:
         super().__init__()
         self.url = run
         self.deadline = deadline
+        self.made = made
+        self.secrets = secrets
         self.log_interval = log_interval
         self.cursor = cursor
         self._target = _Target.of(target=target, settings=dict(settings), home=home, conn_id=conn_id)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """As Airflow keeps it."""
-        own = {"deadline": self.deadline, "log_interval": self.log_interval, "cursor": self.cursor}
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"run": self.url, **self._target.given, **own}
+        own = {"log_interval": self.log_interval, "cursor": self.cursor}
+        return f"{type(self).__module__}.{type(self).__qualname__}", {**self._deferral, **own}
+
+    @property
+    def _deferral(self) -> dict[str, Any]:
+        own = {"deadline": self.deadline, "made": self.made, "secrets": list(self.secrets)}
+        return {"run": self.url, **self._target.given, **own}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """One event: `error` is a text where the run can't be watched; `late` says that the deadline came first."""
+        """One event: `error` is a text where the run can't be watched; `late` says that the deadline came first; `deferral` is
+        the Deferral."""
         from mlctl.errors import MlctlError
 
         error, late = "", False
@@ -75,7 +86,7 @@ class RunTrigger(BaseTrigger):
             error = str(reason)
         except Exception as reason:  # the wait must end, whatever broke; the worker fails the task with this text
             error = f"{type(reason).__name__}: {reason}"
-        yield TriggerEvent({"error": error, "late": late, "cursor": self.cursor})
+        yield TriggerEvent({"error": error, "late": late, "cursor": self.cursor, "deferral": self._deferral})
 
     async def on_kill(self) -> None:
         """Cancels this trigger's own run: called where a user acts on the deferred task, by Airflow 3.3 and later."""

@@ -81,7 +81,14 @@ with dag("decorated"):
     def show(value: dict[str, int]) -> str:
         return f"got {value['sum']}"
 
-    show(add(40, y=2))
+    @task.mlctl
+    def progress(value: str) -> str:
+        import sys
+
+        print("half done", end="", file=sys.stderr)
+        return value.upper()
+
+    progress(show(add(40, y=2)))
 with dag("bad_decorated"):
 
     @task.mlctl(retries=2)
@@ -89,3 +96,12 @@ with dag("bad_decorated"):
         pass
 
     takes.override(task_id="one")({1, 2})
+with dag("bad_returned"):
+
+    @task.mlctl(retries=2)
+    def returns() -> str:
+        return "much" * 500_000
+
+    returns.override(task_id="one")()
+with dag("waits_in_a_trigger"):
+    MlctlProcessOperator(task_id="one", job=FIRST, parameters={"say": "deferred"}, deferrable=True)
