@@ -26,6 +26,7 @@ import pytest
 
 import mlctl
 from mlctl.backends.local import environment
+from mlctl.backends.local.prune import prune
 from mlctl.errors import InvalidJob, Unavailable
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -137,6 +138,20 @@ def test_requirements_are_built_once(builder: str, home: Path, monkeypatch: pyte
     assert first == ["greeting 1.0", str(made)]
     assert [Path(command[0]).name for command in ran] == ["uv" if builder == "uv" else "python"]
     assert (made / ".complete").exists()
+
+
+def test_gc_leaves_alone_what_a_submit_has_just_found(quick: str, home: Path) -> None:
+    """It may copy inputs for long before its run is there to tell that it uses the environment."""
+    output(**job("greeting"))
+    (made,) = environments(home)
+    shutil.rmtree(home / "runs")
+    then = time.time() - 40 * 86400
+    os.utime(made / ".complete", (then, then))
+    before = time.time() - 30 * 86400
+    assert any(made.name in line for line in prune(home, before, dry=True))
+    asked = mlctl.plan(job("greeting")).request
+    environment.ensure(asked["python"])
+    assert not any(made.name in line for line in prune(home, before, dry=True))
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("pip"), reason="no pip beside mlctl")

@@ -1383,6 +1383,14 @@ def test_the_cost_does_not_grow_with_the_number_of_runs(
     assert handle.status().state is State.SUCCEEDED
 
 
+def test_a_line_that_was_cut_short_takes_no_other_along(home: Path) -> None:
+    for key in ("first", "second"):
+        with (home / "record.jsonl").open("a") as record:
+            record.write('{"run": "local://h/x/t')
+        ledger.record(home, "local://h/x/t-0", "t", "train", "local", key)
+    assert [one.key for one in ledger.recent(home)] == ["second", "first"]
+
+
 def test_the_first_submission_of_a_user_is_in_the_record(home: Path) -> None:
     """A platform elsewhere keeps nothing on this machine: the record may be the first that is written here."""
     ledger.record(home / "none" / "yet", "sagemaker://1/x/y/t-0", "t", "train", "cloud", "key")

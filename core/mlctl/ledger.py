@@ -39,9 +39,11 @@ def record(home: Path, run: str, job: str, kind: str, target: str, key: str) -> 
     line = json.dumps({"run": run, "job": job, "kind": kind, "target": target, "key": key, "time": time.time()}) + "\n"
     try:
         home.mkdir(parents=True, exist_ok=True)  # nothing else may have been kept here yet
-        fd = os.open(home / "record.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd = os.open(home / "record.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.write(fd, line.encode())
+            size = os.fstat(fd).st_size
+            cut = size and os.pread(fd, 1, size - 1) != b"\n"  # by a full disk: what follows is a line of its own
+            os.write(fd, b"\n" * bool(cut) + line.encode())
         finally:
             os.close(fd)
     except OSError as reason:
