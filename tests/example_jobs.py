@@ -41,6 +41,11 @@ def run_all(made: Backend, params: Mapping[str, Any] | None = None) -> dict[str,
     return done
 
 
+def points(done: Mapping[str, Result]) -> dict[str, list[tuple[str, float, int | None]]]:
+    """Every point of each job's metrics, but for its time."""
+    return {kind: [(each.name, each.value, each.step) for each in result.points] for kind, result in done.items()}
+
+
 def told(ask: Callable[..., str], folder: Path) -> dict[str, Any]:
     """What the newest runs of the three jobs left: every epoch's metrics, the prediction's, and the digest of the model as
     a job of that platform finds it. `ask` runs the words of a command and gives what it says; `folder` takes a job's file."""

@@ -103,7 +103,7 @@ def name_accounts(file: Path, platforms: Mapping[str, Standin]) -> None:
 
 
 def main(file: Path, folder: Path) -> None:
-    sys.path.insert(0, str(file.parent))
+    sys.path[:0] = [str(file.parent), str(file.parents[1])]  # what each has of its own, and what they share
     folder.mkdir(parents=True)
     with importlib.import_module(file.stem).served(folder) as (env, target):
         print(json.dumps({"env": env, "target": target}), flush=True)

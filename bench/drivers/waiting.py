@@ -182,7 +182,7 @@ def each(platform: str, runs: int, url: str) -> Callable[[], None]:
 def main() -> None:
     what, platform, runs, *rest = sys.argv[1:]
     if what == "serve":
-        sys.path.insert(0, str(ROOT / "tests" / "platforms" / platform))
+        sys.path[:0] = [str(ROOT / "tests" / "platforms" / platform), str(ROOT / "tests" / "platforms")]
         url, env, calls = {"sagemaker": sagemaker, "databricks": databricks, "azureml": azureml}[platform](int(runs))
         print(json.dumps([url, env]), flush=True)
         for _ in sys.stdin:

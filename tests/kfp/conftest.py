@@ -6,8 +6,6 @@ test can kill it at any moment. `engine` gives kfp.local's DockerRunner what it 
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +13,8 @@ from typing import Any
 
 import pytest
 from kfp_harness import PREDICT, PREDICT_SCRIPT, SCRIPT, TRAIN, Steps, containers, keep_containers
+
+import engines
 
 collect_ignore_glob = [] if find_spec("kfp.dsl") else ["test_*.py"]  # these tests have an environment of their own
 
@@ -69,20 +69,7 @@ def steps(jobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture(scope="session")
 def engine() -> Iterator[str]:
     """The address of a Docker engine, DOCKER_HOST too, that has the image mlctl-kfp:latest, an empty one (see `containers`)."""
-    import docker
-    import docker_engine
-    import system
-
-    try:
-        system.need("dockerd", "docker.io", "iptables")
-    except system.Missing as reason:
-        pytest.skip(str(reason))
-    if os.getuid() != 0:
-        pytest.skip("dockerd needs root")
-    with docker_engine.own() as address, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOCKER_HOST", address)
-        with contextlib.closing(docker.DockerClient(address)) as client:
-            docker_engine.empty_image(client, "mlctl-kfp")
+    with engines.with_image("mlctl-kfp") as address:
         yield address
 
 

@@ -1,10 +1,24 @@
-"""What was not run on anybody's account is said, never passed over."""
+"""This machine beside the platforms; and what was not run on anybody's account is said, never passed over."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import account
+import pytest
+
+import standins
+from mlctl import backend
+from mlctl.backend import Backend, Settings
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """This machine as a platform, where uv builds what the examples require."""
+    monkeypatch.setenv("PATH", f"{standins.ROOT / '.venv/bin'}{os.pathsep}{os.environ['PATH']}")
+    return backend.load("local", Settings("laptop", {}, tmp_path / "local"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -7,12 +7,10 @@ mount is a copy, which is written back at the end. What that can't show: the ima
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -20,9 +18,9 @@ import time
 from pathlib import Path
 from typing import IO
 
+import processes
 from azureml_standin import Job, StandIn
 
-_GRACE = 3.0  # seconds from SIGTERM to SIGKILL
 _PATHS = "/paths/"
 _BUILDING = threading.Lock()
 
@@ -69,7 +67,7 @@ class _Attempt:
             readers[-1].start()
         match = re.fullmatch(r"PT(\d+)S", (asked.get("limits") or {}).get("timeout", "PT999999S"))
         assert match
-        late = self._wait(running, time.monotonic() + int(match[1]))
+        late = processes.wait(running, self.job.stopping, time.monotonic() + int(match[1]))
         for reader in readers:
             reader.join(60)
         code = max(each.wait() if each.wait() >= 0 else 128 - each.wait() for each in running)
@@ -164,21 +162,6 @@ class _Attempt:
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 
-    def _wait(self, processes: list[subprocess.Popen[bytes]], deadline: float) -> bool:
-        """To the end, the limit or a cancel; whether it was the limit."""
-        late, ending = False, 0.0
-        while any(process.poll() is None for process in processes):
-            now = time.monotonic()
-            late = late or (now >= deadline and not ending)
-            if not ending and (late or self.job.stopping.is_set()):
-                ending = now + _GRACE
-                _signal(processes, signal.SIGTERM)
-            elif ending and now >= ending:
-                _signal(processes, signal.SIGKILL)
-            self.job.stopping.wait(0.02) if not ending else time.sleep(0.02)
-        _signal(processes, signal.SIGKILL)  # what a container would end with its first process
-        return late
-
     def _log(self, name: str, stream: IO[bytes] | None) -> None:
         assert stream is not None
         self.job.logs[name] = b""
@@ -194,9 +177,3 @@ class _Attempt:
                 for file in sorted(path for path in folder.rglob("*") if path.is_file()):
                     path = f"{self._path(each['uri']).rstrip('/')}/{file.relative_to(folder).as_posix()}"
                     self.standin.blobs.put(path, file.read_bytes())
-
-
-def _signal(processes: list[subprocess.Popen[bytes]], number: int) -> None:
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)

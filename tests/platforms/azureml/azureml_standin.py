@@ -8,14 +8,12 @@ backend under test.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import ssl
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import azureml_model as model
 from azureml_blobs import Answer, Blobs, ranged, refused
+from standin import Served
 
 SUBSCRIPTION = "00000000-1111-2222-3333-444444444444"
 GROUP, WORKSPACE, LOCATION = "ml", "churn", "westeurope"
@@ -97,10 +96,13 @@ class Job:
         self.status = status
 
 
-class StandIn:
+class StandIn(Served):
     """The server. `run` is what becomes of a job that was taken; without it, jobs stay as they are."""
 
+    usual = "arm|history"
+
     def __init__(self, context: ssl.SSLContext, run: Callable[[StandIn, Job], None] | None = None) -> None:
+        super().__init__(run)
         self.jobs: dict[str, Job] = {}
         self.environments: dict[str, dict[str, Any]] = {}
         self.computes: dict[str, dict[str, Any]] = {
@@ -112,42 +114,16 @@ class StandIn:
         self.datastores = {"workspaceblobstore": "blobstore", "nowhere": "gone"}
         self.secrets: dict[tuple[str, str], str] = {}
         self.blobs = Blobs("mlstore", "blobstore")
-        self.calls: Counter[str] = Counter()
         self.outcomes: list[tuple[str, tuple[str, str, str]]] = []
         """Part of a name -> (status, message, code) that such a job ends with, instead of being run."""
         self.early = False
         """Whether the callers' clock is so far off that their tokens aren't valid yet."""
         self.tokens: dict[str, str] = {}
-        self._run = run
-        self._faults: list[list[Any]] = []
-        self._lock = threading.Lock()
-        self._workers: list[threading.Thread] = []
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
-        self.port = self._server.server_port
+        server = _Server(("127.0.0.1", 0), _handler(self))
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        self.port = server.server_port
         self.url = f"https://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends the server, and what it runs."""
-        for job in self.jobs.values():
-            job.stopping.set()
-        for worker in self._workers:
-            worker.join(30)
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(30)
-
-    @contextlib.contextmanager
-    def fault(self, kind: str, what: str = "arm|history", times: int = 10**9) -> Iterator[None]:
-        """Breaks the next `times` calls that `what`, a pattern, names: one of FAULTS, `lost` (done, not answered), `slow` (2 s)."""
-        one = [kind, what, times]
-        self._faults.append(one)
-        try:
-            yield
-        finally:
-            self._faults.remove(one)
+        self.serve(server)
 
     def expire(self) -> None:
         """Every token that was given out is refused from now on."""
@@ -164,13 +140,15 @@ class StandIn:
         with self._lock:
             self.calls[f"{method} {sort}"] += 1
         try:
-            lost = self._broken(f"{method} {sort} {url.path}")
+            broken = self.broken(f"{method} {sort} {url.path}")
+            if broken in FAULTS:
+                raise FAULTS[broken]
             if sort != "identity" and sort != "logs" and sort != "discovery":
                 self._known(headers, sort)
             found = act(method, url.path, query, headers, body)
         except Refused as error:
             return _blob_words(error) if sort == "blob" else error.answer()
-        return None if lost else found
+        return None if broken == "lost" else found
 
     def _sort(self, host: str, path: str) -> tuple[str, Callable[..., Answer]]:
         if host.endswith(".blob.localhost"):
@@ -182,19 +160,6 @@ class StandIn:
             if path.startswith(start):
                 return sort, act
         return "arm", self._arm
-
-    def _broken(self, what: str) -> bool:
-        """Raises what is injected; True where the answer is to be lost."""
-        with self._lock:
-            one = next((one for one in self._faults if one[2] > 0 and re.search(one[1], what)), None)
-            if one is None:
-                return False
-            one[2] -= 1
-        if one[0] == "slow":
-            time.sleep(2)
-        elif one[0] in FAULTS:
-            raise FAULTS[one[0]]
-        return bool(one[0] == "lost")
 
     def _known(self, headers: Any, sort: str) -> None:
         """Raises for a token that is none, is over, or is for something else."""
@@ -354,9 +319,8 @@ class StandIn:
         if outcome:
             job.begin()
             job.end(*outcome)
-        elif self._run:
-            self._workers.append(threading.Thread(target=self._run, args=(self, job), daemon=True))
-            self._workers[-1].start()
+        else:
+            self.start(job)
         return 201, job.shown()
 
     def _update(self, job: Job, asked: dict[str, Any]) -> dict[str, Any]:

@@ -27,20 +27,12 @@ from mlctl.stage import stage
 
 
 @pytest.fixture
-def idle(azure: pytest.MonkeyPatch, authority: Path) -> Iterator[StandIn]:
+def idle(azure: pytest.MonkeyPatch, authority: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """A second server, on which jobs stay as they are."""
     made = StandIn(serving(authority))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MSI_ENDPOINT", f"{made.url}/msi")
-        yield made
+    monkeypatch.setenv("MSI_ENDPOINT", f"{made.url}/msi")
+    yield made
     made.close()
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    made = tmp_path / "mlctl"
-    made.mkdir()
-    return made
 
 
 def target(standin: StandIn, home: Path, **changed: Any) -> AzureML:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from pathlib import Path
@@ -11,23 +10,13 @@ from typing import Any
 import pytest
 from azureml_harness import STORE, settings
 from azureml_standin import GROUP, SUBSCRIPTION, WORKSPACE, Job, StandIn
+from running import PATIENCE, ended, log, until
 
-from example_jobs import JOBS, run_all
-from mlctl import backend, jobfile, lifecycle
+from example_jobs import points, run_all
+from mlctl import jobfile, lifecycle
 from mlctl.backend import Backend, Settings
 from mlctl.backends.azureml import AzureML
 from mlctl.runs import Key, Reason, Run, State, Status
-
-PATIENCE = 300.0
-
-
-def ended(made: Backend, run: Run) -> tuple[Status, list[str]]:
-    """How a run ended, and its log."""
-    from mlctl import watch
-
-    status = watch.until_done(made, run, PATIENCE)
-    assert status is not None
-    return status, [line for logs in lifecycle.lines(made, run) for line in logs.lines]
 
 
 def started(made: AzureML, key: str, folder: Path, **fields: Any) -> Run:
@@ -41,15 +30,10 @@ def made(standin: StandIn, tmp_path: Path) -> AzureML:
 
 
 @pytest.mark.slow
-def test_metrics_are_those_of_this_machine(made: AzureML, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{JOBS.parents[2] / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    here = backend.load("local", Settings("laptop", {}, tmp_path / "local"))
+def test_metrics_are_those_of_this_machine(made: AzureML, here: Backend) -> None:
     local, there = run_all(here), run_all(made)
     assert local["train"].metrics
-    for kind, result in local.items():
-        assert there[kind].metrics == result.metrics
-        steps = [[(point.name, point.value, point.step) for point in each.points] for each in (result, there[kind])]
-        assert steps[0] == steps[1]
+    assert points(local) == points(there)
 
 
 def test_each_node_knows_which_it_is(made: AzureML, tmp_path: Path) -> None:
@@ -59,9 +43,9 @@ def test_each_node_knows_which_it_is(made: AzureML, tmp_path: Path) -> None:
     run = started(
         made, "nodes", tmp_path, command={"shell": script}, resources={"nodes": 2}, distribution={"type": "env"}
     )
-    status, log = ended(made, run)
+    status, lines = ended(made, run), log(made, run)
     assert status.state is State.SUCCEEDED
-    assert sorted(log) == ["[std_log_process_0] rank 0 of 2", "[std_log_process_1] rank 1 of 2"]
+    assert sorted(lines) == ["[std_log_process_0] rank 0 of 2", "[std_log_process_1] rank 1 of 2"]
     assert made.result(run).metrics == {"rank": 0.0}
 
 
@@ -70,9 +54,10 @@ def test_next_attempt_finds_the_checkpoint(made: AzureML, tmp_path: Path) -> Non
     job = jobfile.load({"kind": "train", "name": "aml", "command": {"shell": script}})
     key = Key(f"{tmp_path}checkpoint", "aml")
     first = lifecycle.Execution(job, made, made.settings, key).start().run
-    assert ended(made, first)[0].exit_code == 3
+    assert ended(made, first).exit_code == 3
     second = lifecycle.Execution(job, made, made.settings, key, again=True).start().run
-    assert (second.attempt, ended(made, second)[1]) == (1, ["of the first"])
+    ended(made, second)
+    assert (second.attempt, log(made, second)) == (1, ["of the first"])
 
 
 def test_local_input_is_uploaded_once_and_read(made: AzureML, standin: StandIn, tmp_path: Path) -> None:
@@ -85,40 +70,36 @@ def test_local_input_is_uploaded_once_and_read(made: AzureML, standin: StandIn, 
         "inputs": {"data": str(folder), "file": str(tmp_path / "one file.csv")},
     }
     for key in ("a", "b"):
-        assert ended(made, started(made, key, tmp_path, **fields))[1] == ["hello", "1"]
+        run = started(made, key, tmp_path, **fields)
+        ended(made, run)
+        assert log(made, run) == ["hello", "1"]
     assert len([path for path in standin.blobs.writes if "inputs/" in path and path.endswith("a b.txt")]) == 1
 
 
 def test_secret_that_is_not_there_ends_the_job_with_a_word(standin: StandIn, tmp_path: Path) -> None:
     values = {**settings(standin), "secrets": {"TOKEN": "azure-kv:acme-ml/nothing"}}
     made = AzureML(Settings("prod", values, tmp_path / "home"))
-    status, log = ended(made, started(made, "secret", tmp_path, command="true", secrets=["TOKEN"]))
+    run = started(made, "secret", tmp_path, command="true", secrets=["TOKEN"])
+    status = ended(made, run)
     assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.ERROR, 1)
-    assert "mlctl: secret TOKEN: nothing of" in log[-1]
+    assert "mlctl: secret TOKEN: nothing of" in log(made, run)[-1]
 
 
 def test_code_and_its_exit_code(made: AzureML, tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "job.py").write_text("import sys; print('from', sys.argv[1]); sys.exit(42)\n")
     run = started(made, "code", tmp_path, code=str(tmp_path / "code"), command="python job.py there")
-    status, log = ended(made, run)
-    assert (status.exit_code, log) == (42, ["from there"])
+    status, lines = ended(made, run), log(made, run)
+    assert (status.exit_code, lines) == (42, ["from there"])
 
 
 def test_job_that_is_stopped_may_say_goodbye(made: AzureML, tmp_path: Path) -> None:
     script = "trap 'echo goodbye; exit 0' TERM; echo up; while :; do sleep 0.1; done"
     run = started(made, "goodbye", tmp_path, command={"shell": script})
-    cursor, lines = "", []
-    import time
-
-    deadline = time.monotonic() + PATIENCE
-    while "up" not in lines and time.monotonic() < deadline:
-        part = made.logs(run, cursor)
-        cursor, lines = part.cursor, [*lines, *part.lines]
-        time.sleep(0.05)
+    until(lambda: "up" in log(made, run))
     made.cancel(run)
-    status, log = ended(made, run)
-    assert (status.state, log[0], log[-1]) == (State.CANCELLED, "up", "goodbye")
+    status, lines = ended(made, run), log(made, run)
+    assert (status.state, lines[0], lines[-1]) == (State.CANCELLED, "up", "goodbye")
 
 
 def test_the_makers_own_sdk_reads_what_we_sent(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import azureml_model as model
+import goldens
 import pytest
 
-from mlctl import jobfile
 from mlctl.backend import Settings
 from mlctl.backends.azureml import AzureML, request
 from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, Unsupported
 from mlctl.runs import Plan, Stamp
-
-GOLDEN = Path(__file__).parents[2] / "golden/azureml"
 
 FACTS: dict[str, Any] = {"inputs": {"data": {"single": False}, "model": {"single": True}}, "size": ""}
 TARGET: dict[str, Any] = {
@@ -31,17 +27,7 @@ TARGET: dict[str, Any] = {
     "secrets": {"TOKEN": "azure-kv:acme-ml/token"},
 }
 OWN = "azureml://subscriptions/00000000-1111-2222-3333-444444444444/resourcegroups/ml/workspaces/churn/datastores"
-COMMON: dict[str, Any] = {
-    "name": "churn",
-    "description": "Who will leave?",
-    "command": "python job.py --lr ${{params.lr}} --data ${{inputs.data}}",
-    "params": {"lr": 0.1, "note": "two\nlines"},
-    "env": {"MODE": "full ${{params.note}}"},
-    "secrets": ["TOKEN"],
-    "timeout": "2h",
-    "labels": {"cost": "42"},
-    "tags": ["nightly"],
-}
+COMMON: dict[str, Any] = {**goldens.JOB, "description": "Who will leave?"}
 JOBS: dict[str, dict[str, Any]] = {
     "train": {
         **COMMON,
@@ -73,37 +59,24 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 def planned(kind: str, facts: dict[str, Any] = FACTS, target: dict[str, Any] = TARGET, **fields: Any) -> Plan:
-    job = jobfile.load({"kind": kind, **fields}).snapshot(Path("/nonexistent"))
-    return AzureML(Settings("prod", target, Path("/nonexistent"))).plan(job, facts, "churn-abcdefghijklmnop-1")
+    return goldens.planned(AzureML(Settings("prod", target, goldens.NOWHERE)), facts, kind=kind, **fields)
 
 
 def sent(plan: Plan) -> dict[str, Any]:
     """The job, as it goes over the wire."""
-    stamp = Stamp("k" * 64, "d" * 64, "params=123456", {"dag": "a'b"}, "n" * 16)
-    return request.stamped(plan.request, stamp)
+    return request.stamped(plan.request, goldens.STAMP)
 
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_golden(kind: str) -> None:
     plan = planned(kind, **JOBS[kind])
-    text = json.dumps({**plan.to_json(), "sent": sent(plan)}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    golden = GOLDEN / f"{kind}.json"
-    if not golden.exists() or golden.read_text() != text:
-        written = Path(__file__).parents[3] / "build/golden/azureml" / golden.name
-        written.parent.mkdir(parents=True, exist_ok=True)
-        written.write_text(text)
-        pytest.fail(f"{golden} is another; review {written}, and copy it there where it is right")
-
-
-def golden(kind: str) -> dict[str, Any]:
-    whole: dict[str, Any] = json.loads((GOLDEN / f"{kind}.json").read_text())
-    return whole
+    goldens.compare(kind, plan, sent(plan))
 
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_golden_is_what_the_model_takes(kind: str) -> None:
-    assert model.job(golden(kind)["sent"]) == []
-    if environment := golden(kind)["request"]["environment"]:
+    assert model.job(goldens.kept("azureml", kind)["sent"]) == []
+    if environment := goldens.kept("azureml", kind)["request"]["environment"]:
         assert model.environment(environment["body"]) == []
 
 
@@ -127,21 +100,13 @@ def damaged(hint: Any, value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[t
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_damaged_golden_is_refused(kind: str) -> None:
-    bodies = [(model.models.JobBase, golden(kind)["sent"], model.job)]
-    if environment := golden(kind)["request"]["environment"]:
+    bodies = [(model.models.JobBase, goldens.kept("azureml", kind)["sent"], model.job)]
+    if environment := goldens.kept("azureml", kind)["request"]["environment"]:
         bodies.append((model.models.EnvironmentVersion, environment["body"], model.environment))
     tried = 0
     for hint, whole, problems in bodies:
         for path, value in damaged(hint, whole):
-            broken = copy.deepcopy(whole)
-            inner = broken
-            for step in path[:-1]:
-                inner = inner[step]
-            if value is None:
-                del inner[path[-1]]
-            else:
-                inner[path[-1]] = value
-            assert problems(broken), (path, value)
+            assert problems(goldens.changed(whole, path, value)), (path, value)
             tried += 1
     assert tried > 40
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from databricks.sdk import WorkspaceClient
 from databricks_standin import TOKEN, VOLUME, Standin
 
-from mlctl import backend, jobfile, lifecycle, watch
+from mlctl import backend, jobfile, lifecycle
 from mlctl.backend import Backend, Settings
 from mlctl.job import Job
-from mlctl.runs import Key, Run, State, Status
+from mlctl.runs import Key, Run
 from mlctl.testing import Harness, Native
 
 _numbers = itertools.count()
-PATIENCE = 120.0
 
 
 def furnish(standin: Standin) -> None:
@@ -72,26 +71,3 @@ def execution(made: Backend, job: Job, key: Key | None = None) -> lifecycle.Exec
 
 def started(made: Backend, job: Job) -> Run:
     return execution(made, job).start().run
-
-
-def ended(made: Backend, run: Run) -> Status:
-    status = watch.until_done(made, run, PATIENCE)
-    assert status is not None, f"{run} did not end"
-    return status
-
-
-def log_of(made: Backend, run: Run) -> list[str]:
-    return [line for logs in lifecycle.lines(made, run) for line in logs.lines]
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.05)
-
-
-def state_of(made: Backend, run: Run) -> State:
-    status = made.status([run])[run]
-    assert isinstance(status, Status), status
-    return status.state

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from databricks.sdk import WorkspaceClient
-from databricks_harness import DatabricksHarness, ended, execution, job_of, started
+from databricks_harness import DatabricksHarness, execution, job_of, started
 from databricks_standin import TOKEN, Standin
+from running import ended
 
 from mlctl import watch
 from mlctl.backend import Backend

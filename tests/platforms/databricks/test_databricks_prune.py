@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from databricks_harness import DatabricksHarness, ended, execution, job_of, until
+from databricks_harness import DatabricksHarness, execution, job_of
 from databricks_standin import Standin
+from running import ended, until
 
 from mlctl.backend import Backend
 from mlctl.errors import MlctlError

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import goldens
 import pytest
 from databricks.sdk.service.jobs import RunLifeCycleState, RunLifecycleStateV2State, RunResultState, TerminationCodeCode
 from databricks_model import Refused, checked
@@ -22,7 +23,6 @@ from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, Unsupported
 from mlctl.job import KINDS
 from mlctl.runs import Plan, Reason, Stamp, State, Status
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "databricks"
 FACTS = {
     "account": "adb-123.4.azuredatabricks.net",
     "launcher": {"path": "launcher.py", "sha256": "1" * 64},
@@ -58,7 +58,7 @@ def golden_body(kind: str, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_golden_request(kind: str, tmp_path: Path) -> None:
-    golden = json.loads((GOLDEN / f"{kind}.json").read_text())
+    golden = goldens.kept("databricks", kind)
     assert golden_body(kind, tmp_path) == golden
     checked(golden)
 
@@ -86,7 +86,7 @@ def damaged(data: Any, path: tuple[Any, ...], how: str) -> Any:
 @pytest.mark.parametrize("how", ["renamed", "of another type"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_damaged_field_is_refused(kind: str, how: str) -> None:
-    golden = json.loads((GOLDEN / f"{kind}.json").read_text())
+    golden = goldens.kept("databricks", kind)
     paths = list(places(golden))
     assert len(paths) > 12
     for path in paths:
@@ -98,7 +98,7 @@ def test_each_damaged_field_is_refused(kind: str, how: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["run_name", "idempotency_token", "tasks"])
 def test_missing_field_is_refused(kind: str, name: str) -> None:
-    golden = json.loads((GOLDEN / f"{kind}.json").read_text())
+    golden = goldens.kept("databricks", kind)
     del golden[name]
     with pytest.raises(Refused, match=name):
         checked(golden)

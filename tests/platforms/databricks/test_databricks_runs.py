@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from databricks_harness import PATIENCE, DatabricksHarness, ended, execution, job_of, log_of, started, state_of, until
+from databricks_harness import DatabricksHarness, execution, job_of, started
 from databricks_standin import TOKEN, VOLUME, Standin
+from running import PATIENCE, ended, log, status_of, until
 
 from mlctl import lifecycle
 from mlctl.backend import Backend
@@ -29,10 +30,10 @@ from mlctl.stage import stage
 def test_waiting_run_is_seen_and_cancelled(made: Backend, standin: Standin, hold: str, state: State) -> None:
     with standin.broken(hold=hold):
         run = started(made, job_of())
-        until(lambda: state_of(made, run) is state, hold)
+        until(lambda: status_of(made, run).state is state, hold)
         made.cancel(run)
         assert ended(made, run).reason is Reason.CANCELLED
-    assert log_of(made, run) == ["Run cancelled."]
+    assert log(made, run) == ["Run cancelled."]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_end_before_the_job_began(made: Backend, standin: Standin, code: str, re
         status = ended(made, run)
     assert (status.reason, status.exit_code) == (reason, None)
     assert code in status.message
-    assert log_of(made, run) == ["as the test asked"]
+    assert log(made, run) == ["as the test asked"]
 
 
 def test_log_is_live_and_parts_follow_each_other(made: Backend, standin: Standin) -> None:
@@ -57,7 +58,7 @@ def test_log_is_live_and_parts_follow_each_other(made: Backend, standin: Standin
         made, job_of({"shell": "echo up; i=0; while [ $i -lt 600 ]; do sleep 0.1; echo tick; i=$((i+1)); done"})
     )
     until(lambda: bool(made.logs(run).lines), "the first lines, while it runs")
-    assert state_of(made, run) is State.RUNNING
+    assert status_of(made, run).state is State.RUNNING
     first = made.logs(run)
     assert first.lines[0] == "up"
     until(lambda: bool(made.logs(run, first.cursor).lines), "the next lines")
@@ -68,7 +69,7 @@ def test_log_is_live_and_parts_follow_each_other(made: Backend, standin: Standin
 def test_secret_is_hidden_in_the_log(made: Backend) -> None:
     run = started(made, job_of({"shell": 'echo "it is $TOKEN"'}, secrets=["TOKEN"]))
     ended(made, run)
-    assert log_of(made, run) == ["it is [secret]"]
+    assert log(made, run) == ["it is [secret]"]
 
 
 def test_each_line_of_a_secret_is_hidden(tmp_path: Path) -> None:
@@ -83,14 +84,14 @@ def test_missing_secret_is_named(harness: DatabricksHarness, made: Backend) -> N
     harness.values["secrets"] = {"TOKEN": "dbx-secret:ml/nobody"}
     run = started(harness.make(), job_of(secrets=["TOKEN"]))
     assert ended(made, run).reason is Reason.ERROR
-    assert "secrets.TOKEN: can't read nobody of the scope ml" in log_of(made, run)[0]
+    assert "secrets.TOKEN: can't read nobody of the scope ml" in log(made, run)[0]
 
 
 def test_wrong_python_is_said(made: Backend) -> None:
     other = "3.10" if sys.version_info[:2] == (3, 12) else "3.12"  # the stand-in has ours, whatever the environment
     run = started(made, job_of(python=other))
     assert ended(made, run).exit_code == 1
-    assert f"python: the job asks for {other}" in log_of(made, run)[0]
+    assert f"python: the job asks for {other}" in log(made, run)[0]
 
 
 def test_program_that_is_not_there(made: Backend) -> None:
@@ -102,7 +103,7 @@ def test_requirements_that_cannot_be_installed(made: Backend) -> None:
     run = started(made, job_of(requirements=["nothing @ http://127.0.0.1:9/nothing-1-py3-none-any.whl"]))
     status = ended(made, run)
     assert status.reason is Reason.IMAGE
-    assert any("can't be installed" in line for line in log_of(made, run))
+    assert any("can't be installed" in line for line in log(made, run))
 
 
 def test_launcher_that_is_killed_is_no_fault_of_the_job(
@@ -125,7 +126,7 @@ def test_outputs_that_cannot_be_written(made: Backend, standin: Standin) -> None
     run = started(made, job_of({"shell": script}, outputs={"a": {"uri": place}}))
     status = ended(made, run)
     assert (status.reason, status.exit_code) == (Reason.INFRA, 74)
-    assert "outputs can't be written" in log_of(made, run)[-1]
+    assert "outputs can't be written" in log(made, run)[-1]
 
 
 def test_inputs_outputs_and_metrics_in_every_mode(made: Backend, standin: Standin, tmp_path: Path) -> None:
@@ -146,13 +147,13 @@ def test_inputs_outputs_and_metrics_in_every_mode(made: Backend, standin: Standi
     }
     outputs = {"a": {}, "b": {"mode": "mount", "uri": f"{VOLUME}/shared/models"}}
     run = started(made, job_of({"shell": script}, inputs=inputs, outputs=outputs))
-    assert ended(made, run).state is State.SUCCEEDED, log_of(made, run)
+    assert ended(made, run).state is State.SUCCEEDED, log(made, run)
     result = made.result(run)
     assert standin.disk(f"{result.outputs['a']}/all").read_text() == "onetwothree"
     assert standin.disk(f"{result.outputs['a']}/deep/a").read_text() == "up\n"
     assert result.outputs["b"].startswith(f"{VOLUME}/shared/models/{run.name}")
     assert standin.disk(f"{result.outputs['b']}/b").read_text() == "b\n"
-    assert log_of(made, run) == [str(run), 'mlctl.metric {"name": "loss", "value": 0.5}']
+    assert log(made, run) == [str(run), 'mlctl.metric {"name": "loss", "value": 0.5}']
     assert not Path(f"/tmp/mlctl-{run.name}").exists()
 
 
@@ -169,7 +170,7 @@ def test_spark_program_runs_in_the_process_that_has_the_session(made: Backend, t
     run = started(made, job_of("python main.py --x 1", **spark))
     status = ended(made, run)
     assert (status.reason, status.exit_code) == (Reason.ERROR, 4)
-    assert log_of(made, run) == ["helped ['--x', '1'] databricks", "True"]
+    assert log(made, run) == ["helped ['--x', '1'] databricks", "True"]
 
 
 def test_spark_program_is_ended_by_databricks(made: Backend, standin: Standin, tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_job_of_a_run_is_never_rewritten(made: Backend, standin: Standin, harnes
     with pytest.raises(RunExists):
         made.submit(admit(job, plan), stamp)
     assert ended(made, run).state is State.SUCCEEDED
-    assert log_of(made, run) == ["first"]
+    assert log(made, run) == ["first"]
     assert harness.native(run).count == 1
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "tools/services"))
+import engines
 
 collect_ignore_glob = [] if find_spec("docker") else ["*.py"]  # these tests have an environment of their own
 
@@ -21,15 +19,8 @@ collect_ignore_glob = [] if find_spec("docker") else ["*.py"]  # these tests hav
 def started() -> contextlib.AbstractContextManager[object]:
     """A docker_engine.Dockerd that ends with all it has; skips where this machine can't have one."""
     import docker_engine
-    import system
 
-    try:
-        system.need("dockerd", "docker.io", "iptables")
-        system.need("busybox", "busybox")
-    except system.Missing as reason:
-        pytest.skip(str(reason))
-    if os.getuid() != 0:
-        pytest.skip("dockerd needs root")
+    engines.needed("busybox")
     return docker_engine.temporary()
 
 

@@ -1,17 +1,15 @@
-"""Starting and ending jobs by the lifecycle, for tests that need no more than that."""
+"""Starting jobs by the lifecycle, for tests that need no more than that."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from typing import Any
 
-from mlctl import jobfile, lifecycle, watch
+from mlctl import jobfile, lifecycle
 from mlctl.backend import Backend
-from mlctl.runs import Key, Run, Status
+from mlctl.runs import Key, Run
 
-PATIENCE = 120.0
 _numbers = itertools.count()
 
 
@@ -24,22 +22,3 @@ def execution(made: Backend, key: str = "", **fields: Any) -> lifecycle.Executio
 
 def started(made: Backend, shell: str = "true", key: str = "", **fields: Any) -> Run:
     return execution(made, key, command={"shell": shell}, **fields).start().run
-
-
-def ended(made: Backend, run: Run) -> Status:
-    status = watch.until_done(made, run, PATIENCE)
-    assert status is not None, f"{run} did not end within {PATIENCE} s"
-    return status
-
-
-def log(made: Backend, run: Run) -> list[str]:
-    return [line for logs in lifecycle.lines(made, run) for line in logs.lines]
-
-
-def until(true: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """What `true()` gives once it gives anything; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found

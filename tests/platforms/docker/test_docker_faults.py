@@ -18,7 +18,8 @@ from typing import Any
 import docker_engine
 import pytest
 from docker_harness import DockerHarness
-from docker_jobs import PATIENCE, ended, execution, log, started, until
+from docker_jobs import execution, started
+from running import PATIENCE, ended, log, until
 
 from mlctl import watch
 from mlctl.backends import docker as docker_backend

@@ -14,7 +14,8 @@ import base_image
 import docker_engine
 import pytest
 from docker_harness import DockerHarness
-from docker_jobs import ended, execution, log, started, until
+from docker_jobs import execution, started
+from running import ended, log, until
 
 from mlctl.errors import InvalidConfig, InvalidJob, Unavailable, Unsupported
 from mlctl.runs import Reason, Run, State, Status

@@ -11,10 +11,8 @@ import contextlib
 import json
 import re
 import threading
-import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import kfp_model as model
+from standin import Served
 
 TOKEN = "of-this-test"
 LIVE = ("", "PENDING", "RUNNING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED")
@@ -103,19 +102,18 @@ def _now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class StandIn:
-    """The server. `run` is what becomes of a run that was taken; without it, runs stay PENDING."""
+class StandIn(Served):
+    """The server. `run` is what becomes of a run that was taken; without it, runs stay PENDING. Two more faults
+    are `login`, a redirect, and `page`, HTML."""
 
     def __init__(self, run: Callable[[StandIn, Run], None] | None = None, namespaces: bool = False) -> None:
+        super().__init__(run)
         self.runs: dict[str, Run] = {}
         self.experiments: dict[str, dict[str, Any]] = {}
-        self.calls: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.token = TOKEN
         self.secrets: dict[tuple[str, str], str] = {}
         self.namespaces = namespaces
-        self._run, self._faults, self._lock = run, list[list[Any]](), threading.RLock()
-        self._workers: list[threading.Thread] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -129,32 +127,10 @@ class StandIn:
 
             do_POST = do_DELETE = do_GET  # noqa: N815
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends the server, and what it runs."""
-        for run in self.runs.values():
-            run.stopping.set()
-        for worker in self._workers:
-            worker.join(60)
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(30)
-
-    @contextlib.contextmanager
-    def fault(self, kind: str, call: str = "", times: int = 10**9) -> Iterator[None]:
-        """Breaks the next `times` calls that match `call`, such as `POST /runs`: one of FAULTS, `lost` (done, and not
-        answered), `slow` (2 s), `login` (a redirect), or `page` (HTML)."""
-        one = [kind, call, times]
-        self._faults.append(one)
-        try:
-            yield
-        finally:
-            self._faults.remove(one)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        self.serve(server)
 
     def named(self, name: str) -> list[Run]:
         """The runs of a name, in the order in which they were made."""
@@ -168,7 +144,7 @@ class StandIn:
         raw = http.rfile.read(int(http.headers.get("Content-Length") or 0))
         call = f"{http.command} {whole.path.removeprefix('/apis/v2beta1')}"
         self.calls[re.sub(r"[0-9a-f-]{36}", "ID", call)] += 1
-        kind = self._broken(call)
+        kind = self.broken(call)
         headers, content = {"Content-Type": "application/json"}, b""
         try:
             if kind in FAULTS:
@@ -179,8 +155,6 @@ class StandIn:
             elif kind == "page":
                 status, content, headers["Content-Type"] = 200, b"<!doctype html><title>Log in</title>", "text/html"
             else:
-                if kind == "slow":
-                    time.sleep(2)
                 if http.headers.get("Authorization") != f"Bearer {self.token}":
                     raise Refused(401, "Unauthorized: the token is not valid")
                 with self._lock:
@@ -211,14 +185,6 @@ class StandIn:
         with contextlib.suppress(OSError):  # who asks for a log may have enough of it
             http.end_headers()
             http.wfile.write(content)
-
-    def _broken(self, call: str) -> str:
-        with self._lock:
-            one = next((one for one in self._faults if one[2] > 0 and re.search(one[1], call)), None)
-            if one is None:
-                return ""
-            one[2] -= 1
-            return str(one[0])
 
     def _call(self, method: str, path: str, query: Mapping[str, str], raw: bytes) -> Any:
         if match := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path):
@@ -276,10 +242,7 @@ class StandIn:
         run = Run(body, str(uuid.uuid4()), _now(), pod=f"{body['display_name']}-{len(self.runs) + 1000}")
         run.pod = "" if self._run is None else f"x{run.run_id[:5]}-system-container-impl-{len(self.runs) + 1000}"
         self.runs[run.run_id] = run
-        if self._run is not None:
-            worker = threading.Thread(target=self._run, args=(self, run), daemon=True)
-            self._workers.append(worker)
-            worker.start()
+        self.start(run)
         return run.to_json(False)
 
     def _list_runs(self, query: Mapping[str, str]) -> dict[str, Any]:

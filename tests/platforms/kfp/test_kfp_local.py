@@ -3,7 +3,6 @@ own log."""
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import yaml
 from kfp_platform_harness import settings
 from kfp_standin import StandIn
 
+import engines
 from mlctl import jobfile, lifecycle
 from mlctl.backend import Settings
 from mlctl.backends.kfp import KFP
@@ -37,22 +37,7 @@ sys.exit(params["code"])
 @pytest.fixture(scope="module")
 def engine() -> Iterator[str]:
     """The address of a Docker engine of this module's own, with an empty image."""
-    import docker
-
-    sys.path.insert(0, str(ROOT / "tools/services"))
-    import docker_engine
-    import system
-
-    try:
-        system.need("dockerd", "docker.io", "iptables")
-    except system.Missing as reason:
-        pytest.skip(str(reason))
-    if os.getuid() != 0:
-        pytest.skip("dockerd needs root")
-    with docker_engine.own() as address, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOCKER_HOST", address)
-        with contextlib.closing(docker.DockerClient(address)) as client:
-            docker_engine.empty_image(client, IMAGE)
+    with engines.with_image(IMAGE) as address:
         yield address
 
 

@@ -1,13 +1,14 @@
 """What is sent: golden requests by the published API's models, each field of them damaged, and what is refused before that."""
 
 import base64
-import copy
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import goldens
 import kfp_model as model
 import pytest
 import yaml
@@ -17,9 +18,8 @@ from mlctl import jobfile
 from mlctl.backend import Settings
 from mlctl.backends.kfp import KFP, request
 from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, Unavailable, Unsupported
-from mlctl.runs import Plan, Stamp
+from mlctl.runs import Plan
 
-GOLDEN = Path(__file__).parents[2] / "golden/kfp"
 FACTS: dict[str, Any] = {"inputs": {}, "sizes": {}}
 TARGET: dict[str, Any] = {
     "host": "https://kfp.acme.com/pipeline",
@@ -35,17 +35,7 @@ TARGET: dict[str, Any] = {
     "storage": "volume://data/mlctl",
     "secrets": {"TOKEN": "k8s-secret:acme-ml/token"},
 }
-COMMON: dict[str, Any] = {
-    "name": "churn",
-    "description": "Who will leave?",
-    "command": "python job.py --lr ${{params.lr}} --data ${{inputs.data}}",
-    "params": {"lr": 0.1, "note": "two\nlines"},
-    "env": {"MODE": "full ${{params.note}}"},
-    "secrets": ["TOKEN"],
-    "timeout": "2h",
-    "labels": {"cost": "42"},
-    "tags": ["nightly", "{{workflow.name}}"],
-}
+COMMON: dict[str, Any] = {**goldens.JOB, "description": "Who will leave?", "tags": ["nightly", "{{workflow.name}}"]}
 JOBS: dict[str, dict[str, Any]] = {
     "train": {
         **COMMON,
@@ -70,13 +60,12 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 def planned(kind: str, facts: dict[str, Any] = FACTS, target: dict[str, Any] = TARGET, **fields: Any) -> Plan:
-    job = jobfile.load({"kind": kind, **fields}).snapshot(Path("/nonexistent"))
-    return KFP(Settings("prod", target, Path("/nonexistent"))).plan(job, facts, "churn-abcdefghijklmnop-1")
+    return goldens.planned(KFP(Settings("prod", target, goldens.NOWHERE)), facts, kind=kind, **fields)
 
 
 def sent(plan: Plan) -> dict[str, Any]:
     """The run, as it goes over the wire."""
-    stamp = Stamp("k" * 64, "d" * 64, "params=123456", {"dag": "a'b {{x}} $(y)"}, "n" * 16)
+    stamp = replace(goldens.STAMP, values={"dag": "a'b {{x}} $(y)"})
     return request.stamped(plan, "11111111-2222-3333-4444-555555555555", stamp)
 
 
@@ -89,19 +78,12 @@ def script(body: dict[str, Any]) -> str:
 @pytest.mark.parametrize("kind", JOBS)
 def test_golden(kind: str) -> None:
     plan = planned(kind, **JOBS[kind])
-    whole = {**plan.to_json(), "sent": sent(plan)}
     assert plan.request["script"] == script(sent(plan))
-    text = json.dumps(whole, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    golden = GOLDEN / f"{kind}.json"
-    if not golden.exists() or golden.read_text() != text:
-        written = Path(__file__).parents[3] / "build/golden/kfp" / golden.name
-        written.parent.mkdir(parents=True, exist_ok=True)
-        written.write_text(text)
-        pytest.fail(f"{golden} is another; review {written}, and copy it there where it is right")
+    goldens.compare(kind, plan, sent(plan))
 
 
 def golden(kind: str) -> dict[str, Any]:
-    whole: dict[str, Any] = json.loads((GOLDEN / f"{kind}.json").read_text())
+    whole: dict[str, Any] = goldens.kept("kfp", kind)
     return dict(whole["sent"])
 
 
@@ -161,15 +143,7 @@ def damaged(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, .
 def test_damaged_golden_is_refused(kind: str) -> None:
     whole, tried = golden(kind), 0
     for path, value in damaged(whole):
-        broken = copy.deepcopy(whole)
-        inner = broken
-        for step in path[:-1]:
-            inner = inner[step]
-        if value is None:
-            del inner[path[-1]]
-        else:
-            inner[path[-1]] = value
-        assert model.run(broken), (path, value)
+        assert model.run(goldens.changed(whole, path, value)), (path, value)
         tried += 1
     assert tried > 60
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from kfp_platform_harness import KFPHarness
 from kfp_standin import StandIn
+from running import ended, log, until
 
-from mlctl import jobfile, lifecycle, watch
+from mlctl import jobfile, lifecycle
 from mlctl.backend import Backend
 from mlctl.errors import RunFailed
 from mlctl.runs import Key, Reason, Run, State, Status
 
 _keys = itertools.count()
-PATIENCE = 90.0  # seconds that a job of a moment may take on a busy machine
 
 
 @pytest.fixture
@@ -46,16 +46,6 @@ def start(backend: Backend) -> Callable[..., Run]:
     return started
 
 
-def ended(backend: Backend, run: Run) -> Status:
-    status = watch.until_done(backend, run, PATIENCE)
-    assert status is not None, f"{run} did not end"
-    return status
-
-
-def said(backend: Backend, run: Run) -> list[str]:
-    return [line for logs in lifecycle.lines(backend, run) for line in logs.lines]
-
-
 def test_code_and_inputs_of_this_machine_arrive(backend: Backend, start: Any, tmp_path: Path) -> None:
     code, data = tmp_path / "code", tmp_path / "data"
     (code / "deep").mkdir(parents=True)
@@ -70,7 +60,7 @@ def test_code_and_inputs_of_this_machine_arrive(backend: Backend, start: Any, tm
         inputs={"data": str(data), "one": str(data / "a file's.csv")},
     )  # fmt: skip
     assert ended(backend, run).state is State.SUCCEEDED
-    assert said(backend, run) == ["""["a file's.csv", 'b.bin'] 1""", ""]
+    assert log(backend, run) == ["""["a file's.csv", 'b.bin'] 1""", ""]
 
 
 def test_inputs_of_a_volume_are_mounted_or_copied(backend: Backend, start: Any, claim: Path) -> None:
@@ -80,7 +70,7 @@ def test_inputs_of_a_volume_are_mounted_or_copied(backend: Backend, start: Any, 
     script = 'cat "$MLCTL_INPUT_THERE/x.txt"; echo changed >>"$MLCTL_INPUT_COPY"; cat "$MLCTL_INPUT_COPY"'
     run = start(script, inputs=inputs)
     assert ended(backend, run).state is State.SUCCEEDED
-    assert said(backend, run) == ["here", "here", "changed"]
+    assert log(backend, run) == ["here", "here", "changed"]
     assert (claim / "in/x.txt").read_text() == "here\n"
 
 
@@ -134,7 +124,7 @@ def test_checkpoints_are_there_for_the_next_attempt(backend: Backend, start: Any
     second = start(script, key)
     assert second.attempt == 1
     assert ended(backend, second).state is State.SUCCEEDED
-    assert said(backend, second) == ["3"]
+    assert log(backend, second) == ["3"]
 
 
 def test_pod_that_is_started_again_does_not_run_the_job_again(
@@ -157,7 +147,7 @@ def test_variables_that_the_script_has_too_are_the_jobs(backend: Backend, start:
     names = {"code": "a", "job": "b", "told": "c", "again": "d", "watch": "e", "last": "f", "python": "g", "nonce": "h"}
     run = start("echo $code$job$told$again$watch$last$python$nonce", env=names)
     assert ended(backend, run).state is State.SUCCEEDED
-    assert said(backend, run) == ["abcdefgh"]
+    assert log(backend, run) == ["abcdefgh"]
 
 
 def test_job_that_ignores_sigterm_is_killed_after_its_timeout(backend: Backend, start: Any) -> None:
@@ -169,17 +159,15 @@ def test_job_that_ignores_sigterm_is_killed_after_its_timeout(backend: Backend, 
 def test_job_that_ends_well_when_it_is_told_to_is_no_failure(backend: Backend, start: Any) -> None:
     run = start('trap "echo saved; exit 0" TERM; while :; do sleep 0.1; done', timeout="1s", outputs={"m": {}})
     assert ended(backend, run).state is State.SUCCEEDED
-    assert said(backend, run) == ["saved"]
+    assert log(backend, run) == ["saved"]
 
 
 def test_cancel_passes_sigterm_on(backend: Backend, start: Any) -> None:
     run = start('trap "echo told; exit 0" TERM; echo up; while :; do sleep 0.1; done')
-    deadline = time.monotonic() + PATIENCE
-    while "up" not in backend.logs(run).lines and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: "up" in log(backend, run))
     backend.cancel(run)
     assert ended(backend, run).state is State.CANCELLED
-    assert said(backend, run) == ["up", "told"]
+    assert log(backend, run) == ["up", "told"]
 
 
 def test_secret_that_is_not_there_fails_the_run(backend: Backend, standin: StandIn, start: Any) -> None:
@@ -198,7 +186,7 @@ def test_metrics_are_hidden_in_the_log_and_no_line_of_the_jobs_is(backend: Backe
         f"printf '%s' '{line}' >\"$MLCTL_METRICS_FILE\"; echo mlctl.file is a name; echo mlctl.end too; printf last"
     )
     assert ended(backend, run).state is State.SUCCEEDED
-    assert said(backend, run) == ["mlctl.file is a name", "mlctl.end too", "last"]
+    assert log(backend, run) == ["mlctl.file is a name", "mlctl.end too", "last"]
     assert backend.result(run).metrics == {"loss": 1.5}
 
 

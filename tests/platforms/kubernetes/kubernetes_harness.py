@@ -22,9 +22,9 @@ from kubernetes.client.rest import RESTClientObject
 from moto.server import ThreadedMotoServer
 from urllib3.exceptions import HTTPError
 
-from mlctl import backend
+from mlctl import backend, jobfile, lifecycle
 from mlctl.backend import Backend, Settings
-from mlctl.runs import Run
+from mlctl.runs import Key, Run
 from mlctl.testing import Harness, Native
 
 NAMESPACE = "mlctl-test"
@@ -276,3 +276,15 @@ class KubernetesHarness(Harness):
             yield
         finally:
             self.place.proxy.fault = ""
+
+
+def execution(harness: KubernetesHarness, **fields: Any) -> lifecycle.Execution:
+    made = harness.make()
+    base = {"kind": "process", "name": "faults", "command": ["true"]}
+    settings: Settings = made.settings  # type: ignore[attr-defined]
+    key = Key(f"{time.time_ns()}", "faults")
+    return lifecycle.Execution(jobfile.load({**base, **fields}), made, settings, key)
+
+
+def with_target(place: Place, tmp_path: Path, **values: Any) -> KubernetesHarness:
+    return KubernetesHarness(place, tmp_path / "home", **values)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import goldens
 import kubernetes_validate
 import pytest
 import yaml
@@ -20,7 +21,6 @@ from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, Unsupported
 from mlctl.runs import Plan, Stamp, Upload
 from mlctl.testing import HOSTILE
 
-GOLDEN = Path(__file__).parents[2] / "golden/kubernetes"
 ROLE = Path(request.__file__).with_name("role.yaml")
 NAME = "churn-abcdefghijklmnop-1"
 STAMP = Stamp("2" * 64, "3" * 64, "command=123456 kind=abcdef", {"dag": "daily"}, "0123456789abcdef")
@@ -117,14 +117,13 @@ def container(plan: Plan) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_golden_request(kind: str) -> None:
-    path = GOLDEN / f"{kind}.json"
-    assert golden(kind) == json.loads(path.read_text())
+    assert golden(kind) == goldens.kept("kubernetes", kind)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kind", JOBS)
 def test_golden_request_is_valid_in_every_version(kind: str, version: str) -> None:
-    for thing in json.loads((GOLDEN / f"{kind}.json").read_text()).values():
+    for thing in goldens.kept("kubernetes", kind).values():
         kubernetes_validate.validate(thing, version, strict=True)
 
 
@@ -148,7 +147,7 @@ def paths(thing: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def test_each_field_of_a_golden_request_is_one_that_the_schema_knows() -> None:
-    whole = json.loads((GOLDEN / "train.json").read_text())["job"]
+    whole = goldens.kept("kubernetes", "train")["job"]
     for path in list(paths(whole))[2:]:  # which schema it is
         damaged = copy.deepcopy(whole)
         inside = damaged

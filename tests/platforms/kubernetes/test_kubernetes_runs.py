@@ -6,66 +6,27 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from kubernetes.client import RbacAuthorizationV1Api
-from kubernetes_harness import NAMESPACE, PYTHON, KubernetesHarness, Place
+from kubernetes_harness import NAMESPACE, PYTHON, KubernetesHarness, Place, execution, with_target
+from running import PATIENCE, ended, log, status_of, until
 
 from mlctl import backend as backends
 from mlctl import jobfile, lifecycle, watch
-from mlctl.backend import Backend, Settings
+from mlctl.backend import Settings
 from mlctl.backends.kubernetes import request, states
 from mlctl.errors import InvalidConfig, RunNotFound, Unauthorized, Unavailable
 from mlctl.policy import admit
-from mlctl.runs import Key, Reason, Run, State, Status
+from mlctl.runs import Reason, State, Status
 from mlctl.stage import stage
 
 pytestmark = pytest.mark.timeout(600)
 
-PATIENCE = 180.0  # seconds; a machine may be busy
 ROLE = Path(request.__file__).with_name("role.yaml")
-
-
-def execution(harness: KubernetesHarness, **fields: Any) -> lifecycle.Execution:
-    made = harness.make()
-    base = {"kind": "process", "name": "faults", "command": ["true"]}
-    settings: Settings = made.settings  # type: ignore[attr-defined]
-    key = Key(f"{time.time_ns()}", "faults")
-    return lifecycle.Execution(jobfile.load({**base, **fields}), made, settings, key)
-
-
-def ended(backend: Backend, run: Run) -> Status:
-    status = watch.until_done(backend, run, PATIENCE)
-    assert status is not None, backend.status([run])
-    return status
-
-
-def eventually(what: Callable[[], Any]) -> Any:
-    """What `what` gives once that is true; fails where it doesn't come."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := what()):
-        assert time.monotonic() < deadline, f"{what} does not come"
-        time.sleep(0.3)
-    return found
-
-
-def state_of(backend: Backend, run: Run) -> Status:
-    status = backend.status([run])[run]
-    assert isinstance(status, Status), status
-    return status
-
-
-def lines(backend: Backend, run: Run) -> list[str]:
-    return [line for batch in lifecycle.lines(backend, run) for line in batch.lines]
-
-
-def with_target(place: Place, tmp_path: Path, **values: Any) -> KubernetesHarness:
-    return KubernetesHarness(place, tmp_path / "home", **values)
 
 
 def test_unknown_image_is_told_and_given_up(harness: KubernetesHarness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +48,7 @@ def test_image_whose_name_is_none_fails_at_once(harness: KubernetesHarness) -> N
 def test_unschedulable_says_why_then_fails(harness: KubernetesHarness) -> None:
     made = execution(harness, resources={"cpu": 4000}, queue_timeout="45s")
     run = made.start().run
-    waiting = eventually(lambda: (status := state_of(made.backend, run)).message and status)
+    waiting = until(lambda: (status := status_of(made.backend, run)).message and status)
     assert waiting.state is State.QUEUED
     assert "Insufficient cpu" in waiting.message
     status = ended(made.backend, run)
@@ -99,7 +60,7 @@ def test_quota_is_told(place: Place, tmp_path: Path) -> None:
     name = f"quota-{time.time_ns()}"
     place.core.create_namespace({"metadata": {"name": name}})
     place.core.create_namespaced_resource_quota(name, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
-    eventually(lambda: place.core.read_namespaced_resource_quota("none", name).status.hard)
+    until(lambda: place.core.read_namespaced_resource_quota("none", name).status.hard)
     try:
         made = execution(with_target(place, tmp_path, namespace=name, queue_timeout="45s"))
         status = ended(made.backend, made.start().run)
@@ -131,7 +92,7 @@ def test_pod_that_somebody_removes(harness: KubernetesHarness, how: str) -> None
     script = 'echo ran >>"$MLCTL_CHECKPOINT_DIR/ran"; echo up; sleep 600'
     made = execution(harness, command={"shell": script})
     run = made.start().run
-    eventually(lambda: lines(made.backend, run) == ["up"])
+    until(lambda: log(made.backend, run) == ["up"])
     (pod,) = harness.pods(run)
     if how == "deleted":
         harness.place.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE)
@@ -155,13 +116,13 @@ def test_node_that_is_drained_in_mid_run(harness: KubernetesHarness) -> None:
     core = harness.place.core
     made = execution(harness, command={"shell": 'echo ran >>"$MLCTL_CHECKPOINT_DIR/ran"; echo up; sleep 600'})
     run = made.start().run
-    eventually(lambda: lines(made.backend, run) == ["up"])
+    until(lambda: log(made.backend, run) == ["up"])
     core.patch_node("localhost", {"spec": {"unschedulable": True}})
     try:
         (pod,) = harness.pods(run)
         whole = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod.metadata.name}}
         core.create_namespaced_pod_eviction(pod.metadata.name, NAMESPACE, whole)
-        waiting = eventually(lambda: "unschedulable" in (status := state_of(made.backend, run)).message and status)
+        waiting = until(lambda: "unschedulable" in (status := status_of(made.backend, run)).message and status)
         assert waiting.state is State.QUEUED  # this server makes another pod
     finally:
         core.patch_node("localhost", {"spec": {"unschedulable": False}})
@@ -188,14 +149,14 @@ def test_logs_stay_after_a_cancel_and_a_timeout(harness: KubernetesHarness) -> N
     script = "trap 'echo told; exit 9' TERM; echo up; while :; do sleep 0.1; done"
     made = execution(harness, command={"shell": script})
     run = made.start().run
-    eventually(lambda: lines(made.backend, run) == ["up"])
+    until(lambda: log(made.backend, run) == ["up"])
     made.backend.cancel(run)
     assert ended(made.backend, run).state is State.CANCELLED
-    assert lines(made.backend, run) == ["up", "told"]
+    assert log(made.backend, run) == ["up", "told"]
     late = execution(harness, command={"shell": script}, timeout="30s")
     run = late.start().run
     assert ended(late.backend, run).reason is Reason.TIMEOUT
-    assert lines(late.backend, run) == ["up", "told"]
+    assert log(late.backend, run) == ["up", "told"]
 
 
 def test_output_that_cannot_be_saved_fails_the_run(harness: KubernetesHarness) -> None:
@@ -226,7 +187,7 @@ def test_code_inputs_and_python_arrive(harness: KubernetesHarness, tmp_path: Pat
     run = made.start().run
     assert ended(made.backend, run).state is State.SUCCEEDED
     version = tuple(map(int, PYTHON.split(".")))
-    assert lines(made.backend, run) == [f"$(HOME) $$ 'x' {version} here {request.FILE_LIMIT}"]
+    assert log(made.backend, run) == [f"$(HOME) $$ 'x' {version} here {request.FILE_LIMIT}"]
     # what it left is the next one's input
     made = execution(harness, command={"shell": 'echo 1 >"$MLCTL_OUTPUT_OUT/one"'}, outputs={"out": {}})
     run = made.start().run
@@ -238,7 +199,7 @@ def test_code_inputs_and_python_arrive(harness: KubernetesHarness, tmp_path: Pat
         )
         run = made.start().run
         assert ended(made.backend, run).state is State.SUCCEEDED
-        assert lines(made.backend, run) == ["1"]
+        assert log(made.backend, run) == ["1"]
 
 
 def test_image_shared_memory_labels_and_tags(harness: KubernetesHarness) -> None:
@@ -248,7 +209,7 @@ def test_image_shared_memory_labels_and_tags(harness: KubernetesHarness) -> None
     )  # fmt: skip
     run = made.start().run
     assert ended(made.backend, run).state is State.SUCCEEDED
-    assert lines(made.backend, run)[0].startswith("tmpfs /dev/shm tmpfs")  # the engine's own is called shm
+    assert log(made.backend, run)[0].startswith("tmpfs /dev/shm tmpfs")  # the engine's own is called shm
     job = harness.place.batch.read_namespaced_job(run.name, NAMESPACE)
     assert job.metadata.labels["team"] == "growth"
     assert json.loads(job.metadata.annotations["mlctl.io/tags"]) == ["nightly run"]
@@ -262,7 +223,7 @@ def test_server_that_restarts_in_mid_wait(harness: KubernetesHarness) -> None:
         return
     made = execution(harness, command={"shell": "echo up; sleep 15; echo down"})
     run = made.start().run
-    eventually(lambda: lines(made.backend, run) == ["up"])
+    until(lambda: log(made.backend, run) == ["up"])
     with ThreadPoolExecutor() as pool:
         seen = threading.Event()
         wait = pool.submit(watch.until_done, made.backend, run, PATIENCE, lambda _: seen.set())
@@ -299,10 +260,10 @@ def test_several_nodes_or_a_word_that_the_server_has_none(harness: KubernetesHar
         print("unproven here: Indexed Jobs; the server has none")
         assert (status.state, status.reason) == (State.FAILED, Reason.ERROR)
         assert "no spec.completionMode, and dropped it" in status.message
-        assert not [line for line in lines(made.backend, run) if " of 2" in line]
+        assert not [line for line in log(made.backend, run) if " of 2" in line]
         return
     assert status.state is State.SUCCEEDED
-    assert lines(made.backend, run) == [f"{node}: {node} of 2 at {run.name}-0" for node in range(2)]
+    assert log(made.backend, run) == [f"{node}: {node} of 2 at {run.name}-0" for node in range(2)]
 
 
 def test_queue_or_a_word_that_the_server_has_none(place: Place, tmp_path: Path) -> None:
@@ -315,7 +276,7 @@ def test_queue_or_a_word_that_the_server_has_none(place: Place, tmp_path: Path) 
         assert (status.state, status.reason) == (State.FAILED, Reason.ERROR)
         assert "no spec.suspend, and dropped it" in status.message
         return
-    assert state_of(made.backend, run).state is State.QUEUED
+    assert status_of(made.backend, run).state is State.QUEUED
     made.backend.cancel(run)
     assert ended(made.backend, run).state is State.CANCELLED
 
@@ -349,7 +310,7 @@ def test_role_is_enough_and_doctor_says_so(place: Place, tmp_path: Path) -> None
     (tmp_path / "data.txt").write_text("1")
     made = execution(harness, command={"shell": "echo up; sleep 600"}, inputs={"data": str(tmp_path / "data.txt")})
     run = made.start().run
-    eventually(lambda: lines(made.backend, run) == ["up"])
+    until(lambda: log(made.backend, run) == ["up"])
     status = lifecycle.cancel(made.backend, run, PATIENCE)
     assert status
     assert status.state is State.CANCELLED
@@ -376,7 +337,7 @@ def test_what_a_run_needs_goes_with_its_job(harness: KubernetesHarness, tmp_path
     def gone() -> bool:
         return name not in {each.metadata.name for each in core.list_namespaced_config_map(NAMESPACE).items}
 
-    eventually(gone)
+    until(gone)
     assert isinstance(made.backend.status([run])[run], RunNotFound)
 
 
@@ -396,7 +357,7 @@ def test_gc_removes_what_no_job_has(harness: KubernetesHarness, tmp_path: Path) 
 def test_ended_job_is_removed_after_its_time(place: Place, tmp_path: Path) -> None:
     made = execution(with_target(place, tmp_path, ttl="3s"))
     run = made.start().run
-    eventually(lambda: isinstance(made.backend.status([run])[run], RunNotFound))
+    until(lambda: isinstance(made.backend.status([run])[run], RunNotFound))
     assert made.backend.find(made.key) == []
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes_harness import KubernetesHarness, Place, Store
-from test_kubernetes_runs import ended, eventually, execution, lines, state_of, with_target
+from kubernetes_harness import KubernetesHarness, Place, Store, execution, with_target
+from running import ended, log, status_of, until
 
 from mlctl import lifecycle
 from mlctl.backends.kubernetes import launch, stager
@@ -48,14 +48,14 @@ def test_inputs_are_fetched_and_outputs_saved(staged: KubernetesHarness, store: 
     made = execution(staged, command={"shell": script}, inputs=inputs, outputs={"model": {}})
     run = made.start().run
     assert ended(made.backend, run).state is State.SUCCEEDED
-    assert lines(made.backend, run) == ["./a b.csv", "./sub/c.csv", "123", "0"]  # and no credential
+    assert log(made.backend, run) == ["./a b.csv", "./sub/c.csv", "123", "0"]  # and no credential
     address = made.backend.result(run).outputs["model"]
     assert store.names(f"{below(address)}/") == ["sub/model one.csv"]
     assert store.text(f"{below(address)}/sub/model one.csv") == "fitted\n"
     after = execution(staged, command={"shell": 'cat "$MLCTL_INPUT_MODEL"/sub/*'}, inputs={"model": address})
     run = after.start().run
     assert ended(after.backend, run).state is State.SUCCEEDED
-    assert lines(after.backend, run) == ["fitted"]
+    assert log(after.backend, run) == ["fitted"]
 
 
 def test_output_that_cannot_be_saved_fails_the_run(staged: KubernetesHarness) -> None:
@@ -82,7 +82,7 @@ def test_container_that_is_killed_is_waited_for_no_longer(staged: KubernetesHarn
     script = 'echo x >"$MLCTL_OUTPUT_MODEL/x"; echo up; sleep 600'
     made = execution(staged, command={"shell": script}, outputs={"model": {"uri": "s3://bucket/m"}})
     run = made.start().run
-    eventually(lambda: lines(made.backend, run) == ["up"])
+    until(lambda: log(made.backend, run) == ["up"])
     (pod,) = staged.pods(run)
     (own,) = (each for each in pod.status.container_statuses if each.name == "job")
     engine = ["docker", "-H", staged.place.cluster.engine.address]
@@ -116,12 +116,12 @@ def test_credential_that_is_wrong(place: Place, store: Store, tmp_path: Path) ->
 def test_cancel_ends_both_containers(staged: KubernetesHarness) -> None:
     made = execution(staged, command={"shell": "echo up; sleep 600"}, outputs={"model": {"uri": "s3://bucket/m"}})
     run = made.start().run
-    eventually(lambda: lines(made.backend, run) == ["up"])
-    assert state_of(made.backend, run).state is State.RUNNING
+    until(lambda: log(made.backend, run) == ["up"])
+    assert status_of(made.backend, run).state is State.RUNNING
     status = lifecycle.cancel(made.backend, run, 180)
     assert status
     assert status.state is State.CANCELLED
-    eventually(lambda: all(pod.status.phase == "Failed" for pod in staged.pods(run)))
+    until(lambda: all(pod.status.phase == "Failed" for pod in staged.pods(run)))
 
 
 def test_image_without_a_shell_leaves_nobody_waiting(staged: KubernetesHarness) -> None:

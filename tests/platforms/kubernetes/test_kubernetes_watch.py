@@ -8,8 +8,8 @@ import urllib.request
 from typing import Any
 
 import pytest
-from kubernetes_harness import NAMESPACE, KubernetesHarness
-from test_kubernetes_runs import ended, eventually, execution, state_of
+from kubernetes_harness import NAMESPACE, KubernetesHarness, execution
+from running import ended, status_of, until
 
 from mlctl.backends.kubernetes import api, mirror, polling
 from mlctl.backends.kubernetes.api import Api, Expired
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.timeout(600)
 def test_pause_is_cut_short_by_a_change(harness: KubernetesHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     made = execution(harness, command=["sleep", "5"])
     run, backend = made.start().run, made.backend
-    eventually(lambda: state_of(backend, run).state is State.RUNNING)
+    until(lambda: status_of(backend, run).state is State.RUNNING)
     began = time.monotonic()
     backend.pause([run], 120)
-    assert state_of(backend, run).state is State.SUCCEEDED
+    assert status_of(backend, run).state is State.SUCCEEDED
     assert time.monotonic() - began < 60
     backend.status([run])
     began = time.monotonic()
@@ -53,7 +53,7 @@ def test_many_runs_are_one_list_and_one_watch(harness: KubernetesHarness) -> Non
     def states() -> set[State]:
         return {status.state for status in backend.status(runs).values() if isinstance(status, Status)}
 
-    eventually(lambda: states() == {State.SUCCEEDED})
+    until(lambda: states() == {State.SUCCEEDED})
     lists = [path.partition("?")[0].rpartition("/")[2] for _, path in asked if "watch=true" not in path]
     watches = [path.partition("?")[0].rpartition("/")[2] for _, path in asked if "watch=true" in path]
     assert [lists.count(kind) for kind in ("jobs", "pods")] == [1, 1]
@@ -69,13 +69,13 @@ def test_end_that_is_bad_is_looked_up(harness: KubernetesHarness) -> None:
     made = [execution(harness, command={"shell": f"sleep 3; exit {code}"}) for code in (0, 3)]
     good, bad = (one.start().run for one in made)
     backend = made[0].backend
-    eventually(lambda: all(one.state.terminal for one in backend.status([good, bad]).values()))  # type: ignore[union-attr]
+    until(lambda: all(one.state.terminal for one in backend.status([good, bad]).values()))  # type: ignore[union-attr]
     answer = backend.status([good, bad])
     status = answer[bad]
     assert isinstance(status, Status)
     assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.ERROR, 3)
     harness.place.batch.delete_namespaced_job(bad.name, NAMESPACE, propagation_policy="Background")
-    eventually(lambda: isinstance(backend.status([good, bad])[bad], RunNotFound))
+    until(lambda: isinstance(backend.status([good, bad])[bad], RunNotFound))
     assert backend.status([good, bad])[good].state is State.SUCCEEDED  # type: ignore[union-attr]
 
 
@@ -86,10 +86,10 @@ def test_watch_that_goes_quiet_is_broken_in_time(harness: KubernetesHarness, mon
     made = [execution(harness, command={"shell": "echo up; sleep 6"}) for _ in range(2)]
     runs = [one.start().run for one in made]
     backend = made[0].backend
-    eventually(lambda: {one.state for one in backend.status(runs).values()} == {State.RUNNING})  # type: ignore[union-attr]
+    until(lambda: {one.state for one in backend.status(runs).values()} == {State.RUNNING})  # type: ignore[union-attr]
     with harness.inject("quiet"):
-        eventually(lambda: not any(harness.native(run).alive for run in runs))
-        eventually(lambda: {one.state for one in backend.status(runs).values()} == {State.SUCCEEDED})  # type: ignore[union-attr]
+        until(lambda: not any(harness.native(run).alive for run in runs))
+        until(lambda: {one.state for one in backend.status(runs).values()} == {State.SUCCEEDED})  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("many")
@@ -111,7 +111,7 @@ def test_version_that_is_too_old_is_listed_anew(harness: KubernetesHarness, monk
         return things, next(versions, version)
 
     monkeypatch.setattr(Api, "snapshot", old)
-    eventually(lambda: {one.state for one in backend.status(runs).values()} == {State.SUCCEEDED})  # type: ignore[union-attr]
+    until(lambda: {one.state for one in backend.status(runs).values()} == {State.SUCCEEDED})  # type: ignore[union-attr]
     assert next(versions, None) is None
 
 
@@ -149,4 +149,4 @@ def test_page_that_is_too_old_is_listed_anew(harness: KubernetesHarness, monkeyp
     monkeypatch.setattr(Api, "call", compacted)
     assert [job["metadata"]["name"] for job in server.listed("jobs", NAMESPACE)] == whole
     assert isinstance(answers[1], Expired)
-    assert state_of(backend, made[0].start().run).state is State.SUCCEEDED
+    assert status_of(backend, made[0].start().run).state is State.SUCCEEDED

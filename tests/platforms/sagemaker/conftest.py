@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
@@ -44,19 +43,11 @@ def standin(aws: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def idle(aws: pytest.MonkeyPatch, standin: object) -> Iterator[object]:
+def idle(aws: pytest.MonkeyPatch, standin: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     """A second server of the same account, on which jobs stay InProgress."""
     from sagemaker_standin import StandIn
 
     made = StandIn()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", made.url)
-        yield made
+    monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
+    yield made
     made.close()
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    made = tmp_path / "mlctl"
-    made.mkdir()
-    return made

@@ -20,8 +20,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sagemaker_harness import CREDENTIALS, SETTINGS, furnish
+from sagemaker_harness import CREDENTIALS
 from sagemaker_jobs import Attempt
+from sagemaker_served import serving
 from sagemaker_standin import Job, StandIn
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -124,17 +125,12 @@ def served(folder: Path) -> Iterator[tuple[Mapping[str, str], Mapping[str, Any]]
     import docker
     import docker_engine
 
-    os.environ.update(CREDENTIALS)
     with docker_engine.own() as address, contextlib.closing(docker.DockerClient(address)) as client:
         os.environ["DOCKER_HOST"] = address
-        made = StandIn(Containers(folder / "jobs", client, _image(client)))
-        env = {**CREDENTIALS, "AWS_ENDPOINT_URL": made.url}
-        os.environ.update(env)
         try:
-            furnish(made.url)
-            yield env, {"backend": "sagemaker", **SETTINGS}
+            with serving(Containers(folder / "jobs", client, _image(client))) as reached:
+                yield reached
         finally:
-            made.close()
             client.networks.prune()  # local mode's: a bridge of this machine's, which outlives the engine
 
 

@@ -74,7 +74,7 @@ class SageMakerHarness(Harness):
     @contextlib.contextmanager
     def inject(self, fault: str) -> Iterator[None]:
         if fault == "lost_response":
-            with self.standin.fault("lost", times=1, operation="Create"):
+            with self.standin.fault("lost", "sagemaker Create", times=1):
                 yield
         else:
             with self.standin.fault(fault):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import boto3
+import processes
 from sagemaker_standin import Job, StandIn
 
 _ROOT = "/opt/ml"
-_GRACE = 3.0  # seconds from SIGTERM to SIGKILL; SageMaker's own are 120
 
 
 class Runner:
@@ -104,7 +103,7 @@ class _Process(Attempt):
         for reader in readers:
             reader.start()
         limit = request["StoppingCondition"]["MaxRuntimeInSeconds"]
-        late = self._wait([process for _, process in running], time.monotonic() + limit)
+        late = processes.wait([process for _, process in running], self.job.stopping, time.monotonic() + limit)
         for reader in readers:
             reader.join(60)
         code = max(abs(process.wait()) for _, process in running)
@@ -178,21 +177,6 @@ class _Process(Attempt):
             start_new_session=True,
         )  # fmt: skip
 
-    def _wait(self, processes: list[subprocess.Popen[bytes]], deadline: float) -> bool:
-        """To the end, the limit or a stop; whether it was the limit."""
-        late, ending = False, 0.0
-        while any(process.poll() is None for process in processes):
-            now = time.monotonic()
-            late = late or (now >= deadline and not ending)
-            if not ending and (late or self.job.stopping.is_set()):
-                ending = now + _GRACE
-                _signal(processes, signal.SIGTERM)
-            elif ending and now >= ending:
-                _signal(processes, signal.SIGKILL)
-            self.job.stopping.wait(0.02) if not ending else time.sleep(0.02)
-        _signal(processes, signal.SIGKILL)  # what a container would end with its first process
-        return late
-
     def _leave(self, hosts: list[str]) -> None:
         """What SageMaker uploads at the end."""
         request, at = self.job.request, self.folder / hosts[0]
@@ -218,9 +202,3 @@ class _Process(Attempt):
     def _said(self) -> str:
         path = self.folder / "algo-1" / "output" / ("failure" if self.training else "message")
         return path.read_text()[:1024] if path.exists() else ""
-
-
-def _signal(processes: list[subprocess.Popen[bytes]], number: int) -> None:
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,14 @@ from sagemaker_standin import StandIn
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[tuple[Mapping[str, str], Mapping[str, Any]]]:
     """The variables and the target that reach it."""
-    os.environ.update(CREDENTIALS)
-    made = StandIn(Runner(folder / "jobs", _image(folder / "image")))
+    with serving(Runner(folder / "jobs", _image(folder / "image"))) as reached:
+        yield reached
+
+
+@contextlib.contextmanager
+def serving(run: Callable[..., None]) -> Iterator[tuple[Mapping[str, str], Mapping[str, Any]]]:
+    """The same, where `run` runs the jobs."""
+    made = StandIn(run)
     env = {**CREDENTIALS, "AWS_ENDPOINT_URL": made.url}
     os.environ.update(env)
     try:

@@ -8,13 +8,10 @@ in a folder of its own (sagemaker_jobs.py). It knows nothing of the backend unde
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import re
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -23,6 +20,7 @@ import sagemaker_model as model
 from moto.iam.models import get_account_id_from, iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.s3.models import s3_backends
+from standin import Served
 from werkzeug.serving import make_server
 
 _OPERATION = re.compile(r"SageMaker\.(Create|Describe|Stop|List)(Training|Processing)Jobs?\Z")
@@ -95,47 +93,24 @@ class Job:
         self.status = status
 
 
-class StandIn:
+class StandIn(Served):
     """The server. `run` is what becomes of a job that was taken; without it, jobs stay InProgress."""
 
+    usual = "sagemaker"
+
     def __init__(self, run: Callable[[StandIn, Job], None] | None = None) -> None:
+        super().__init__(run)
         self.jobs: dict[tuple[str, str, str, str], Job] = {}
-        self.calls: Counter[str] = Counter()
         self.quotas: dict[str, tuple[int, int]] = {}
         """Instance type -> its quota, and how many are in use."""
         self.outcomes: list[tuple[str, tuple[str, str, str]]] = []
         """Part of a name -> (status, phase, reason) that such a job ends with, instead of being run."""
         self.skew = timedelta()
         """How far the service's clock is from the caller's."""
-        self._run = run
-        self._faults: list[list[Any]] = []
-        self._lock = threading.Lock()
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, True, request_handler=_Quiet)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        self._workers: list[threading.Thread] = []
-
-    def close(self) -> None:
-        """Ends the server, and what it runs."""
-        for job in self.jobs.values():
-            job.stopping.set()
-        for worker in self._workers:
-            worker.join(30)
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(30)
-
-    @contextlib.contextmanager
-    def fault(self, kind: str, service: str = "sagemaker", times: int = 10**9, operation: str = "") -> Iterator[None]:
-        """Breaks the next `times` calls of a service: one of FAULTS, `lost` (done, and not answered), or `slow` (2 s)."""
-        one = [kind, service, times, operation]
-        self._faults.append(one)
-        try:
-            yield
-        finally:
-            self._faults.remove(one)
+        server = make_server("127.0.0.1", 0, self._answer, True, request_handler=_Quiet)
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        self.serve(server)
 
     def job(self, name: str) -> Job:
         """The job of that name. Raises KeyError."""
@@ -149,9 +124,10 @@ class StandIn:
         access, region, service = scope.groups() if scope else ("", "", "")
         operation = target.rpartition(".")[2]
         self.calls[operation or service] += 1
-        lost = False
+        broken = self.broken(f"{service} {operation}")
         try:
-            lost = self._broken(service, operation)
+            if broken in FAULTS:
+                raise FAULTS[broken]
             if service != "sagemaker" and not target.startswith("ServiceQuotas"):
                 return self._moto(environ, start_response)
             sent = datetime.strptime(environ["HTTP_X_AMZ_DATE"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
@@ -177,26 +153,11 @@ class StandIn:
                 return [text.encode()]
             status = refused.status
             answer = {"__type": refused.code, "message": refused.message}
-        if lost:
+        if broken == "lost":
             environ["werkzeug.socket"].shutdown(2)
             raise ConnectionResetError
         start_response(f"{status} x", [("Content-Type", "application/x-amz-json-1.1")])
         return [json.dumps(answer).encode()]
-
-    def _broken(self, service: str, operation: str) -> bool:
-        """Raises what is injected; True where the answer is to be lost."""
-        with self._lock:
-            one = next(
-                (one for one in self._faults if one[2] > 0 and one[1] == service and operation.startswith(one[3])), None
-            )
-            if one is None:
-                return False
-            one[2] -= 1
-        if one[0] == "slow":
-            time.sleep(2)
-        elif one[0] in FAULTS:
-            raise FAULTS[one[0]]
-        return one[0] == "lost"
 
     def _quotas(self, body: dict[str, Any]) -> dict[str, Any]:
         quotas = [
@@ -237,9 +198,8 @@ class StandIn:
         if outcome:
             job.begin()
             job.end(*outcome)
-        elif self._run:
-            self._workers.append(threading.Thread(target=self._run, args=(self, job), daemon=True))
-            self._workers[-1].start()
+        else:
+            self.start(job)
         return job.described()
 
     def _checked(self, kind: str, account: str, body: dict[str, Any]) -> None:

@@ -112,18 +112,18 @@ def test_token_that_expired_is_fetched_anew_once(idle: StandIn, home: Path) -> N
 
 
 def test_answer_that_is_lost_is_no_second_job(idle: StandIn, home: Path) -> None:
-    with idle.fault("lost", times=1, operation="Create"):
+    with idle.fault("lost", "sagemaker Create", times=1):
         outcome = execution(target(home)).start()
     assert outcome.made  # botocore's second try found the name taken, by ourselves
     assert len(idle.jobs) == 1
-    with idle.fault("lost", operation="Create"), pytest.raises(Unavailable):
+    with idle.fault("lost", "sagemaker Create"), pytest.raises(Unavailable):
         execution(target(home), "two").start()
     assert not execution(target(home), "two").start().made
     assert len(idle.jobs) == 2
 
 
 def test_slow_answers_are_waited_for(idle: StandIn, home: Path) -> None:
-    with idle.fault("slow", times=2, operation="Create"):
+    with idle.fault("slow", "sagemaker Create", times=2):
         assert execution(target(home)).start().made
     assert len(idle.jobs) == 1
 
@@ -188,7 +188,7 @@ def test_one_refusal_spoils_no_other(idle: StandIn, home: Path) -> None:
     runs = [execution(backend, str(number)).start().run for number in range(3)]
     for run in runs:
         idle.job(run.name).end("Completed")
-    with idle.fault("forbidden", times=1, operation="Describe"):
+    with idle.fault("forbidden", "sagemaker Describe", times=1):
         answer = list(backend.status(runs).values())
     assert sorted(isinstance(one, Unauthorized) for one in answer) == [False, False, True]
 
@@ -196,7 +196,7 @@ def test_one_refusal_spoils_no_other(idle: StandIn, home: Path) -> None:
 def test_listing_that_is_refused_spoils_no_run(idle: StandIn, home: Path) -> None:
     backend = target(home)
     runs = [execution(backend, str(number)).start().run for number in range(3)]
-    with idle.fault("forbidden", operation="List"):
+    with idle.fault("forbidden", "sagemaker List"):
         answer = backend.status(runs)
     assert [getattr(answer[run], "state", answer[run]) for run in runs] == [State.STARTING] * 3
 
@@ -205,7 +205,7 @@ def test_refused_run_spoils_no_other_wait(idle: StandIn, home: Path) -> None:
     backend = target(home)
     runs = [execution(backend, str(number)).start().run for number in range(3)]
     idle.job(runs[0].name).end("Completed")
-    with idle.fault("forbidden", times=1, operation="Describe"):
+    with idle.fault("forbidden", "sagemaker Describe", times=1):
         poller = watch.Poller(backend, 0.2)
         waits = [poller.watch(run) for run in runs]
         assert isinstance(waits[0].exception(60), Unauthorized)

@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from running import PATIENCE, log
 from sagemaker_harness import BUCKET, REGION, SETTINGS
 from sagemaker_standin import StandIn
 
@@ -18,8 +19,6 @@ from mlctl import jobfile, lifecycle, watch
 from mlctl.backend import Settings
 from mlctl.backends.sagemaker import SageMaker
 from mlctl.runs import Key, Reason, Run, State, Status
-
-PATIENCE = 90.0
 
 
 class Bench:
@@ -53,10 +52,6 @@ def bench(standin: StandIn, tmp_path: Path) -> Bench:
     return Bench(tmp_path / "home")
 
 
-def said(backend: SageMaker, run: Run) -> list[str]:
-    return [line for logs in lifecycle.lines(backend, run) for line in logs.lines]
-
-
 def shell(script: str) -> dict[str, Any]:
     return {"command": {"shell": script}}
 
@@ -72,7 +67,7 @@ def test_a_chain_of_three_kinds(bench: Bench, tmp_path: Path) -> None:
         "inputs": {"raw": str(tmp_path / "raw.txt")}, "outputs": {"clean": {}},
     }  # fmt: skip
     backend, run, status = bench.done(process, "process")
-    assert status.state is State.SUCCEEDED, said(backend, run)
+    assert status.state is State.SUCCEEDED, log(backend, run)
     clean = backend.result(run).outputs["clean"]
     assert clean == f"s3://{BUCKET}/mlctl/runs/{run.name[:-2]}/0/outputs/clean"
     train = {
@@ -80,7 +75,7 @@ def test_a_chain_of_three_kinds(bench: Bench, tmp_path: Path) -> None:
         **shell('cp "$MLCTL_INPUT_CLEAN/clean.txt" "$MLCTL_OUTPUT_MODEL/m"; echo "$SM_MODEL_DIR" >"$MLCTL_OUTPUT_REPORT/r"'),
     }  # fmt: skip
     backend, run, status = bench.done(train, "train")
-    assert status.state is State.SUCCEEDED, said(backend, run)
+    assert status.state is State.SUCCEEDED, log(backend, run)
     outputs = backend.result(run).outputs
     assert [outputs[name].rpartition("/")[2] for name in outputs] == ["model.tar.gz", "output.tar.gz#report"]
     bucket, _, key = outputs["model"].removeprefix("s3://").partition("/")
@@ -92,8 +87,8 @@ def test_a_chain_of_three_kinds(bench: Bench, tmp_path: Path) -> None:
         **shell('cat "$MLCTL_INPUT_MODEL/m" "$MLCTL_INPUT_REPORT/r"'),
     }  # fmt: skip
     backend, run, status = bench.done(predict, "predict")
-    assert status.state is State.SUCCEEDED, said(backend, run)
-    lines = said(backend, run)
+    assert status.state is State.SUCCEEDED, log(backend, run)
+    lines = log(backend, run)
     assert lines[0] == "A LINE"
     assert lines[1].endswith("/model")
 
@@ -105,7 +100,7 @@ def test_next_attempt_finds_the_checkpoint(bench: Bench, kind: str) -> None:
     assert (status.reason, status.exit_code) == (Reason.ERROR, 3)
     backend, run, status = bench.done({"kind": kind, **shell(script)}, again=True)
     assert run.name.endswith("-1")
-    assert "seven" in said(backend, run)
+    assert "seven" in log(backend, run)
 
 
 def test_params_of_any_size_and_hyperparameters(bench: Bench, standin: StandIn) -> None:
@@ -118,7 +113,7 @@ def test_params_of_any_size_and_hyperparameters(bench: Bench, standin: StandIn) 
         }
     )
     assert status.state is State.SUCCEEDED
-    lines = said(backend, run)
+    lines = log(backend, run)
     assert int(lines[0]) > 300_000
     assert lines[1].startswith('{"')
     assert standin.job(run.name).request["HyperParameters"] == {"lr": "0.1", "note": '"two\\nlines"'}
@@ -131,7 +126,7 @@ def test_two_nodes_know_each_other_and_their_logs_are_told_apart(bench: Bench) -
     }  # fmt: skip
     backend, run, status = bench.done(fields)
     assert status.state is State.SUCCEEDED, status
-    assert sorted(said(backend, run)) == ["[algo-1] 0 of 2 by algo-1 on algo-1", "[algo-2] 1 of 2 by algo-1 on algo-2"]
+    assert sorted(log(backend, run)) == ["[algo-1] 0 of 2 by algo-1 on algo-1", "[algo-2] 1 of 2 by algo-1 on algo-2"]
 
 
 def test_torchrun_gets_the_whole_command(bench: Bench, tmp_path: Path) -> None:
@@ -144,8 +139,8 @@ def test_torchrun_gets_the_whole_command(bench: Bench, tmp_path: Path) -> None:
         "distribution": {"type": "torchrun", "processes_per_node": 4},
     }  # fmt: skip
     backend, run, status = bench.done(fields)
-    assert status.state is State.SUCCEEDED, said(backend, run)
-    assert said(backend, run) == [
+    assert status.state is State.SUCCEEDED, log(backend, run)
+    assert log(backend, run) == [
         "--nnodes=1", "--nproc-per-node=4", "--node-rank=0", "--master-addr=algo-1", "--master-port=29500",
         "--no-python", "python", "train.py", "a b",
     ]  # fmt: skip
@@ -154,7 +149,7 @@ def test_torchrun_gets_the_whole_command(bench: Bench, tmp_path: Path) -> None:
 def test_log_lines_of_one_moment_come_once(bench: Bench) -> None:
     backend, run, status = bench.done(shell("i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done"))
     assert status.state is State.SUCCEEDED
-    assert said(backend, run) == [f"line {number}" for number in range(300)]
+    assert log(backend, run) == [f"line {number}" for number in range(300)]
     logs = boto3.client("logs", region_name=REGION)
     group, stream = "/aws/sagemaker/TrainingJobs", f"{run.name}/algo-1-9999999999"
     logs.create_log_stream(logGroupName=group, logStreamName=stream)
@@ -183,7 +178,7 @@ def test_secret_is_read_by_the_job(bench: Bench, source: str) -> None:
     status = watch.until_done(backend, run, PATIENCE, interval=0.2)
     assert status is not None
     assert status.state is State.SUCCEEDED, status
-    assert said(backend, run) == [str(len("s3cr3t-7f1e9c") + source.startswith("aws-ssm"))]  # its line break as well
+    assert log(backend, run) == [str(len("s3cr3t-7f1e9c") + source.startswith("aws-ssm"))]  # its line break as well
 
 
 def test_secret_that_is_not_there(bench: Bench) -> None:
@@ -221,8 +216,8 @@ def test_files_go_up_once_and_in_parts(
     (tmp_path / "big.bin").write_bytes(bytes(range(256)) * 45_000)  # 11 MB: three parts
     script = shell('cksum <"$MLCTL_INPUT_DATA"')
     backend, run, status = bench.done({"inputs": {"data": str(tmp_path / "big.bin")}, **script})
-    assert status.state is State.SUCCEEDED, said(backend, run)
-    assert said(backend, run)[0].endswith(str(256 * 45_000))
+    assert status.state is State.SUCCEEDED, log(backend, run)
+    assert log(backend, run)[0].endswith(str(256 * 45_000))
     before = len(
         boto3.client("s3", region_name=REGION).list_objects_v2(Bucket=BUCKET, Prefix="mlctl/inputs/")["Contents"]
     )

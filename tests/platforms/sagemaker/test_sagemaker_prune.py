@@ -122,9 +122,9 @@ def test_nothing_goes_where_jobs_cannot_be_seen(idle: StandIn, home: Path, tmp_p
     over(idle, started(backend, tmp_path, "one"), MONTHS)
     aged(prefix)
     everything = held(prefix)
-    with idle.fault("forbidden", operation="List"), pytest.raises(Unauthorized):
+    with idle.fault("forbidden", "sagemaker List"), pytest.raises(Unauthorized):
         list(backend.prune(time.time(), False))
     idle.job(next(key[3] for key in idle.jobs)).status = "InProgress"
-    with idle.fault("throttled", operation="Describe"), pytest.raises(MlctlError):
+    with idle.fault("throttled", "sagemaker Describe"), pytest.raises(MlctlError):
         list(backend.prune(time.time(), False))
     assert held(prefix) == everything

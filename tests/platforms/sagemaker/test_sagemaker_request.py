@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import goldens
 import pytest
 import sagemaker_model as model
 from botocore.exceptions import ClientError, ParamValidationError
 from sagemaker_harness import REGION, SETTINGS
 from sagemaker_standin import StandIn
 
-from mlctl import jobfile
 from mlctl.backend import Settings
 from mlctl.backends.sagemaker import SageMaker, request
 from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, Unsupported
-from mlctl.runs import Plan, Stamp
-
-GOLDEN = Path(__file__).parents[2] / "golden/sagemaker"
+from mlctl.runs import Plan
 
 FACTS: dict[str, Any] = {
     "account": "123456789012",
@@ -34,19 +31,9 @@ TARGET: dict[str, Any] = {
     **SETTINGS, "bucket": "acme-ml", "kms_key": "alias/ml", "tags": {"team": "growth"}, "encrypt_traffic": True,
     "vpc": {"subnets": ["subnet-0a1b"], "security_groups": ["sg-0c2d"]},
 }  # fmt: skip
-COMMON: dict[str, Any] = {
-    "name": "churn",
-    "command": "python job.py --lr ${{params.lr}} --data ${{inputs.data}}",
-    "params": {"lr": 0.1, "note": "two\nlines"},
-    "env": {"MODE": "full ${{params.note}}"},
-    "secrets": ["TOKEN"],
-    "timeout": "2h",
-    "labels": {"cost": "42"},
-    "tags": ["nightly"],
-}
 JOBS: dict[str, dict[str, Any]] = {
     "train": {
-        **COMMON,
+        **goldens.JOB,
         "image": "pytorch==2.5",
         "inputs": {"data": {"uri": "s3://acme-data/churn/", "mode": "mount"}},
         "outputs": {"model": {"type": "model"}, "report": {}},
@@ -55,7 +42,7 @@ JOBS: dict[str, dict[str, Any]] = {
         "queue_timeout": "4h",
     },
     "process": {
-        **COMMON,
+        **goldens.JOB,
         "python": "3.11",
         "requirements": ["six==1.17.0"],
         "inputs": {"data": "s3://acme-data/churn/"},
@@ -63,7 +50,7 @@ JOBS: dict[str, dict[str, Any]] = {
         "resources": {"cpu": 8, "memory": "30Gi"},
     },
     "batch-inference": {
-        **COMMON,
+        **goldens.JOB,
         "image": "123456789012.dkr.ecr.eu-west-1.amazonaws.com/churn:7",
         "inputs": {
             "data": "s3://acme-data/churn/",
@@ -75,26 +62,18 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 def planned(kind: str, facts: dict[str, Any] = FACTS, target: dict[str, Any] = TARGET, **fields: Any) -> Plan:
-    job = jobfile.load({"kind": kind, **fields}).snapshot(Path("/nonexistent"))
-    return SageMaker(Settings("prod", target, Path("/nonexistent"))).plan(job, facts, "churn-abcdefghijklmnop-1")
+    return goldens.planned(SageMaker(Settings("prod", target, goldens.NOWHERE)), facts, kind=kind, **fields)
 
 
 def sent(plan: Plan) -> dict[str, Any]:
     """All that goes over the wire."""
-    stamp = Stamp("k" * 64, "d" * 64, "params=123456", {"dag": "a'b"}, "n" * 16)
-    return {**plan.request["parameters"], "Environment": request.record(plan.request, stamp)}
+    return {**plan.request["parameters"], "Environment": request.record(plan.request, goldens.STAMP)}
 
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_golden(kind: str, tmp_path: Path) -> None:
     plan = planned(kind, **JOBS[kind])
-    text = json.dumps({**plan.to_json(), "sent": sent(plan)}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    golden = GOLDEN / f"{kind}.json"
-    if not golden.exists() or golden.read_text() != text:
-        written = Path(__file__).parents[3] / "build/golden/sagemaker" / golden.name
-        written.parent.mkdir(parents=True, exist_ok=True)
-        written.write_text(text)
-        pytest.fail(f"{golden} is another; review {written}, and copy it there where it is right")
+    goldens.compare(kind, plan, sent(plan))
 
 
 def operation(kind: str) -> str:
@@ -103,9 +82,7 @@ def operation(kind: str) -> str:
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_golden_is_what_the_model_takes(kind: str) -> None:
-    assert not list(
-        model.problems(model.input_of(operation(kind)), json.loads((GOLDEN / f"{kind}.json").read_text())["sent"])
-    )
+    assert not list(model.problems(model.input_of(operation(kind)), goldens.kept("sagemaker", kind)["sent"]))
 
 
 def damaged(shape: Any, value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -138,19 +115,11 @@ def damaged(shape: Any, value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[
 def test_damaged_golden_is_refused(kind: str, standin: StandIn) -> None:
     client = boto3.client("sagemaker", region_name=REGION)
     create = client.create_training_job if kind == "train" else client.create_processing_job
-    whole = json.loads((GOLDEN / f"{kind}.json").read_text())["sent"]
+    whole = goldens.kept("sagemaker", kind)["sent"]
     tried = 0
     for path, value in damaged(model.input_of(operation(kind)), whole):
-        broken = copy.deepcopy(whole)
-        inner = broken
-        for step in path[:-1]:
-            inner = inner[step]
-        if value is None:
-            del inner[path[-1]]
-        else:
-            inner[path[-1]] = value
         with pytest.raises((ParamValidationError, ClientError), match=r"alidat") as caught:
-            create(**broken)
+            create(**goldens.changed(whole, path, value))
         if isinstance(caught.value, ClientError):
             assert caught.value.response["Error"]["Code"] == "ValidationException"
             assert "failed to satisfy constraint" in str(caught.value), path  # not for want of the role or the bucket
