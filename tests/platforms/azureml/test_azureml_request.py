@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import azureml_model as model
@@ -169,14 +170,14 @@ REFUSED: dict[str, tuple[type[MlctlError], str, str, dict[str, Any], dict[str, A
 
 def test_no_workspace() -> None:
     target = {name: value for name, value in TARGET.items() if name != "workspace"}
-    with pytest.raises(InvalidConfig, match="targets.prod.workspace: it is not set"):
+    with pytest.raises(InvalidConfig, match=r"targets\.prod\.workspace: it is not set"):
         AzureML(Settings("prod", target, Path("/nonexistent")))
 
 
 @pytest.mark.parametrize("name", sorted(AzureML.takes - {"secrets"}))
 def test_a_setting_without_a_value_is_refused(name: str) -> None:
     """`prefix:` and nothing after it would else be a folder called None."""
-    with pytest.raises(InvalidConfig, match=f"targets.prod.{name}: got nothing, expected"):
+    with pytest.raises(InvalidConfig, match=rf"targets\.prod\.{name}: got nothing, expected"):
         AzureML(Settings("prod", {**TARGET, name: None}, Path("/nonexistent")))
 
 
