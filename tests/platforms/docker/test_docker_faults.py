@@ -304,7 +304,7 @@ def test_engine_that_leaves_its_containers_running(breakable: docker_engine.Dock
         go.touch()
         breakable.start()
         status = ended(made, run)
-        assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.ERROR, 3)
+        assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.ERROR, 3), status
 
 
 # --- the caller
