@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -117,6 +119,34 @@ def test_launcher_that_is_killed_is_no_fault_of_the_job(
     assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.INFRA, None)
     until(lambda: not harness.native(run).alive, "the job ends with its launcher")
     until(lambda: not Path(f"/tmp/mlctl-{run.name}").exists(), "nothing of it is left")
+
+
+def test_cancel_as_the_job_starts_leaves_no_process(tmp_path: Path) -> None:
+    """The job is there, and what ends it with its launcher isn't yet."""
+    script = """\
+import os, signal, sys
+from mlctl.backends.databricks import launcher
+guard = launcher.guard
+
+def told(process, here):
+    print(process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return guard(process, here)
+
+launcher.guard = told
+spec = {"argv": ["sleep", "600"], "here": sys.argv[1], "timeout": None}
+launcher.run_process(spec, dict(os.environ), launcher.Log(f"{sys.argv[1]}/log", []))
+"""
+    (tmp_path / "job/code").mkdir(parents=True)
+    words = [sys.executable, "-c", script, str(tmp_path / "job")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    job = int(done.stdout)
+    try:
+        assert done.returncode == 143, done.stderr
+        assert not Path(f"/proc/{job}").exists()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(job, signal.SIGKILL)
 
 
 def test_outputs_that_cannot_be_written(made: Backend, standin: Standin) -> None:

@@ -163,6 +163,17 @@ def run_process(spec: Spec, env: dict[str, str], log: Log) -> tuple[int, str]:
     if argv[0] in ("python", "python3"):
         argv[0] = sys.executable
     kills = oom_kills()
+    kept = told = False
+
+    def stopped(*_: object) -> None:
+        nonlocal told
+        told = True
+        if kept:
+            end(process)
+            raise SystemExit(143)
+
+    with contextlib.suppress(ValueError):  # not in the main thread: then the platform's own end has to do
+        signal.signal(signal.SIGTERM, stopped)  # before there is a job: to end between the two would leave it
     try:
         process = subprocess.Popen(
             argv, cwd=spec["here"] + "/code", env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -173,14 +184,9 @@ def run_process(spec: Spec, env: dict[str, str], log: Log) -> tuple[int, str]:
         return 127 if reason.errno == 2 else 126, "error"
 
     keeper = guard(process, spec["here"])
-
-    def stopped(*_: object) -> None:
-        end(process)
-        raise SystemExit(143)
-
-    with contextlib.suppress(ValueError):  # not in the main thread: then the platform's own end has to do
-        signal.signal(signal.SIGTERM, stopped)
-
+    kept = True
+    if told:
+        stopped()
     output = process.stdout
     assert output is not None  # noqa: S101 - a pipe, as asked for
 
