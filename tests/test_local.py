@@ -1287,6 +1287,7 @@ def test_gc_leaves_a_draft_alone_that_somebody_fills(home: Path) -> None:
     with folder.locked(draft / "lock"):
         aged(draft)
         assert list(done.backend.prune(time.time() - 86400, False)) == []
+        assert list(done.backend.prune(time.time() + 86400, False)) == []  # nor where no attempt is young any more
     assert list(done.backend.prune(time.time() - 86400, False)) == [f"half made: {at(done).parent.name}/.new-1"]
 
 

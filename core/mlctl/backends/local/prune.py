@@ -58,7 +58,9 @@ def _old(path: Path, before: float) -> bool:
 
 
 def _over(stem: Path, attempts: list[Path], before: float) -> bool:
-    """True where every attempt ended before that time."""
+    """True where every attempt ended before that time, and nobody is making another."""
+    if any(folder.held(draft / "lock") for draft in stem.glob(".new-*")):
+        return False
     try:
         ended = [(status.state.terminal, status.finished) for status in map(folder.read, attempts)]
     except OSError:
