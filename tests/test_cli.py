@@ -557,6 +557,7 @@ def test_init_makes_what_runs(project: Path, cli: Cli, refused: Callable[..., st
     made = cli("init", "demo", "--template", "plain")
     assert made.code == 0
     assert re.fullmatch(r"next: cd demo && mlctl run jobs/\w+\.yaml\n", made.err)
+    assert cli("init", "a b", "--template", "plain").err.startswith("next: cd 'a b' && ")
     files = [Path(line) for line in made.out.splitlines()]
     assert files and all(path.is_file() for path in files)
     assert cli("validate", *(path for path in files if path.match("jobs/*.yaml"))).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,7 @@ def init(folder: Path | None, template: str, script: Path | None, kind: str) -> 
     jobs = [path for path in made if path.suffix == ".yaml" and path.parent.name == "jobs"]
     first = next((path for path in jobs if path.stem == "train"), jobs[0] if jobs else None)
     if first is not None:
-        inside = f"cd {folder} && " if folder not in (None, Path()) else ""
+        inside = f"cd {shlex.quote(str(folder))} && " if folder not in (None, Path()) else ""
         shown = first.relative_to(folder) if folder is not None and first.is_relative_to(folder) else first
         click.echo(f"next: {inside}mlctl run {shown}", err=True)
 
