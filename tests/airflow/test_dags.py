@@ -141,6 +141,32 @@ def test_deferred(tested: Any) -> None:
     assert done.states() == {"one": "success"} and done.said() == "deferred"
 
 
+def test_what_a_triggerer_cannot_watch(tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A triggerer that lacks a library, a right, or uses another connection of that type: the run goes on, and the worker
+    waits for it."""
+    from mlctl.errors import InvalidConfig
+    from mlctl_airflow.operators import MlctlOperator
+    from mlctl_airflow.triggers import _Target
+
+    async def refused(self: Any, run: Any) -> Any:
+        raise InvalidConfig("not from here")
+
+    made, followed = [], MlctlOperator._followed
+
+    def follow(self: Any, *args: Any, **found: Any) -> Any:
+        made.append(found)
+        if found:  # not to be succeeded before the worker waits for it
+            (tmp_path / "gate").touch()
+        return followed(self, *args, **found)
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(_Target, "poller", refused)
+    monkeypatch.setattr(MlctlOperator, "_followed", follow)
+    done = tested("waits_for_a_gate")
+    assert done.states() == {"one": "success"} and len(made) == 2
+    assert "the triggerer can't watch it, and this worker waits: not from here" in done.log
+
+
 def test_decorated(tested: Any) -> None:
     """A function's body runs as the job; its arguments go in and what it returns comes back."""
     done = tested("decorated")

@@ -152,8 +152,9 @@ class MlctlOperator(BaseOperator):
                         for line in logs.lines:
                             self.log.info("%s", line)
                 return self._finish(context, backend, run, status)
-            if event["error"] and not status:
-                raise AirflowFailException(f"the triggerer can't watch it: {event['error']}")
+            if event["error"] and not status:  # the run goes on, and this worker reaches it
+                self.log.warning("the triggerer can't watch it, and this worker waits: %s", event["error"])
+                self.deferrable = False
             execution = self._made(context, deferral.target)
             execution.again, execution.on_change = False, "adopt"  # this try's own run, whatever the job file says now
             found = Outcome(run, deferral.made)

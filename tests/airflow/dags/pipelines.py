@@ -103,5 +103,9 @@ with dag("bad_returned"):
         return "much" * 500_000
 
     returns.override(task_id="one")()
+with dag("waits_for_a_gate"):
+    gate = "i=0; until [ -e $HOME/gate ] || [ $i -gt 300 ]; do sleep 0.1; i=$((i+1)); done"
+    waits = {"kind": "process", "name": "waits", "command": {"shell": gate}}
+    MlctlProcessOperator(task_id="one", job=waits, deferrable=True)
 with dag("waits_in_a_trigger"):
     MlctlProcessOperator(task_id="one", job=FIRST, parameters={"say": "deferred"}, deferrable=True)
