@@ -8,22 +8,26 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 
-from mlctl import __version__
+from mlctl import __version__, backend
 from mlctl.backends.local import Local
 from mlctl.cli import COMMANDS, run
-from mlctl.errors import MlctlError, Unsupported
-from mlctl.runs import Run
+from mlctl.errors import MlctlError, Unavailable, Unsupported
+from mlctl.policy import Admitted
+from mlctl.runs import Run, Stamp, Status
 
 PROGRAM = str(Path(sys.executable).with_name("mlctl"))
 PATIENCE = 20.0
@@ -841,3 +845,31 @@ def test_cancel_answers_in_json(done: str, cli: Cli) -> None:
     answer = cli("cancel", done, "--json")
     assert answer.code == 0
     assert [(one["run"], one["state"]) for one in json.loads(answer.out)] == [(done, "succeeded")]
+
+
+class Account(Local):
+    """This machine, where each target has an account of its own, as platforms elsewhere do."""
+
+    name, takes = "account", Local.takes | {"account"}
+
+    def submit(self, plan: Admitted, stamp: Stamp) -> Run:
+        return replace(super().submit(plan, stamp), account=str(self.settings.values["account"]))
+
+    def status(self, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
+        here = {one: replace(one, account=socket.gethostname()) for one in runs}
+        said = super().status(list(here.values()))
+        own = self.settings.values["account"]
+        return {one: said[here[one]] if one.account == own else Unavailable(f"{one}: not of {own}") for one in runs}
+
+
+def test_each_target_is_asked_about_its_own_runs(project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two accounts on one platform: the record knows which target reaches which run."""
+    monkeypatch.setattr(backend, "_entry_points", lambda: {"account": SimpleNamespace(load=lambda: Account)})
+    targets = {name: {"backend": "account", "account": name} for name in ("dev", "prod")}
+    (project / "mlctl.yaml").write_text(json.dumps({"targets": targets}))
+    for name in targets:
+        assert cli("submit", job(project), "--target", name, "--key", name).code == 0
+        assert cli("wait", name).code == 0
+    answer = cli("status", *targets, "--json")
+    assert (answer.code, [one["state"] for one in answer.json]) == (0, ["succeeded"] * 2)
+    assert {one["target"]: one["state"] for one in cli("list", "--json").json} == dict.fromkeys(targets, "succeeded")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mlctl import api, config, ledger, units
+from mlctl.backend import Backend
 from mlctl.errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable
 from mlctl.runs import Run, State, Status
 
@@ -22,15 +24,15 @@ _RUN = click.argument("run", metavar="RUN")
 _RUNS = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 
 
-def _statuses(runs: Iterable[Run], settings: config.Config) -> dict[Run, Status | MlctlError]:
-    """One call for all the runs of a platform."""
-    groups: dict[str, list[Run]] = {}
+def _statuses(runs: Mapping[Run, Callable[[], Backend]]) -> dict[Run, Status | MlctlError]:
+    """What is said of each, which its target's backend reaches: one call for all the runs of an account."""
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.backend, []).append(run)
+        groups.setdefault((run.backend, run.account), []).append(run)
     answers: dict[Run, Status | MlctlError] = {}
     for group in groups.values():
         try:
-            answers |= api.backend_of(group[0], settings).status(group)
+            answers |= runs[group[0]]().status(group)
         except MlctlError as error:
             answers |= dict.fromkeys(group, error)
     return answers
@@ -42,8 +44,9 @@ def _statuses(runs: Iterable[Run], settings: config.Config) -> dict[Run, Status 
 def status(runs: tuple[str, ...], json_: bool) -> int:
     """Show the state of runs."""
     settings = config.load()
-    reached = [api.reach(text, settings).run for text in runs]
-    answers = _statuses(reached, settings)
+    handles = [api.reach(text, settings) for text in runs]
+    reached = [handle.run for handle in handles]
+    answers = _statuses({handle.run: partial(getattr, handle, "backend") for handle in handles})
     failed = [answer for answer in answers.values() if isinstance(answer, MlctlError)]
     if json_:
         rows = [{"run": str(run), **_json(answers[run])} for run in reached]
@@ -237,7 +240,9 @@ def list_(limit: int, job: str | None, state: str | None, json_: bool) -> None:
     entries = (one for one in ledger.recent(settings.home) if job in (None, one.job))
     while len(chosen) < limit and (batch := list(itertools.islice(entries, limit))):
         runs = {entry.run: Run.parse(entry.run) for entry in batch}
-        answers = _statuses(runs.values(), settings)
+        answers = _statuses(
+            {runs[one.run]: partial(api.backend_of, runs[one.run], settings, one.target) for one in batch}
+        )
         for entry in batch:
             answer = answers[runs[entry.run]]
             gone = isinstance(answer, RunNotFound)
