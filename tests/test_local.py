@@ -1238,6 +1238,17 @@ def test_every_shell_ends_runs_alike(shell: str, tmp_path: Path) -> None:
         until(lambda: not processes(stubborn), 3)
 
 
+# ---- what no process can be given
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"), [("command", ["echo", "a\0b"], "command: "), ("env", {"A": "x\0y"}, "env.A: ")]
+)
+def test_a_null_byte_is_said_of_its_field(field: str, value: Any, said: str) -> None:
+    with pytest.raises(InvalidJob, match=f"job: {said}a null byte"):
+        api.plan({"kind": "process", "name": "t", "command": "true", field: value})
+
+
 # ---- gc
 
 

@@ -153,9 +153,13 @@ class Local(Base):
             raise self.settings.fail("layout", f"got '{layout}', expected sagemaker")
         if unknown := job.platforms.get("local", {}).keys() - {"layout"}:
             raise job.fail(("platforms", "local", min(unknown)), "unknown field; expected layout")
-        for word in (*argv, *request["env"].values()):
+        words = [
+            *((("command",), word) for word in argv),
+            *((("env", key), text) for key, text in request["env"].items()),
+        ]
+        for keys, word in words:
             if not start.passable(word):
-                raise job.fail(("command",), "a null byte, or half a character, can't be passed to a process")
+                raise job.fail(keys, "a null byte, or half a character, can't be passed to a process")
         uploads: tuple[Upload, ...] = ()
         if job.package:
             address = Path(facts["home"], "packages", f"{job.package.sha256}.tar.gz").as_uri()
