@@ -141,6 +141,14 @@ def test_deferred(tested: Any) -> None:
     assert done.states() == {"one": "success"} and done.said() == "deferred"
 
 
+def test_secrets_of_a_deferred_task(tested: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log is shown at the end, and masked by mlctl itself: `dag.test()` has no masking of Airflow's."""
+    monkeypatch.setenv("TOLD", "not-to-be-shown")
+    done = tested("waits_with_a_secret")
+    assert done.states() == {"one": "success"}
+    assert "told ***" in done.log and "not-to-be-shown" not in done.log
+
+
 def test_what_a_triggerer_cannot_watch(tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A triggerer that lacks a library, a right, or uses another connection of that type: the run goes on, and the worker
     waits for it."""

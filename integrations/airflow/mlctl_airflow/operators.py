@@ -132,7 +132,7 @@ class MlctlOperator(BaseOperator):
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> Any:
         """After a deferral; `event` is RunTrigger's. The job is looked at only where its run didn't succeed."""
-        from mlctl import lifecycle, watch
+        from mlctl import lifecycle, masking, watch
         from mlctl.lifecycle import Outcome
         from mlctl.runs import Run, State
 
@@ -147,10 +147,11 @@ class MlctlOperator(BaseOperator):
                 raise AirflowTaskTimeout(f"{run.name}: execution_timeout is over")
             status = watch.until_done(backend, run, 0)
             if status and status.state is State.SUCCEEDED:
+                masked = masking.mask(deferral.secrets, deferral.settings)  # `dag.test()` masks nothing of Airflow's
                 with self._telling():
                     for logs in lifecycle.lines(backend, run, event["cursor"]):
                         for line in logs.lines:
-                            self.log.info("%s", line)
+                            self.log.info("%s", masked(line))
                 return self._finish(context, backend, run, status)
             if event["error"] and not status:  # the run goes on, and this worker reaches it
                 self.log.warning("the triggerer can't watch it, and this worker waits: %s", event["error"])

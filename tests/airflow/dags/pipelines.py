@@ -107,5 +107,8 @@ with dag("waits_for_a_gate"):
     gate = "i=0; until [ -e $HOME/gate ] || [ $i -gt 300 ]; do sleep 0.1; i=$((i+1)); done"
     waits = {"kind": "process", "name": "waits", "command": {"shell": gate}}
     MlctlProcessOperator(task_id="one", job=waits, deferrable=True)
+with dag("waits_with_a_secret"):
+    tells = {"kind": "process", "name": "tells", "secrets": ["TOLD"], "command": {"shell": "echo told $TOLD"}}
+    MlctlProcessOperator(task_id="one", job=tells, deferrable=True)
 with dag("waits_in_a_trigger"):
     MlctlProcessOperator(task_id="one", job=FIRST, parameters={"say": "deferred"}, deferrable=True)
