@@ -119,6 +119,8 @@ def assert_fails_at_once(wrong: Any, kind: type[MlctlError], text: str, jobs: Jo
     ("options", "given", "kind", "text"),
     [
         ({}, {"inputs": {"nowhere": "x"}}, InvalidJob, "nowhere"),
+        ({}, {"params": [1]}, InvalidJob, "params: got [1], expected a mapping"),
+        ({}, {"inputs": "x"}, InvalidJob, "inputs: got 'x', expected a mapping"),
         ({"on_change": "maybe"}, {}, InvalidConfig, "on_change"),
     ],
 )  # fmt: skip
@@ -126,6 +128,12 @@ def test_bad_input(jobs: Jobs, options: Any, given: Any, kind: type[MlctlError],
     """mlctl's error and its one line reach the flow at once, whatever the task's retries say."""
     options = {"job": jobs.write(), "retries": 3, **options}
     assert_fails_at_once(mlctl_task(options.pop("job"), **options), kind, text, jobs, **given)
+
+
+def test_key_is_of_a_call(jobs: Jobs) -> None:
+    """As an option it would be the key of nothing: each call has its own."""
+    with pytest.raises(TypeError, match="'key'"):
+        mlctl_train(jobs.write()).with_options(key="mine")
 
 
 FAILS_ONCE = 'echo started >> "$TRACE"; [ "$(wc -l < "$TRACE")" -gt 1 ] || exit 3; echo done > "$MLCTL_OUTPUT_MODEL/x"'

@@ -14,6 +14,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import BaseModel, Field
 
 from mlctl import api, lifecycle
+from mlctl.errors import InvalidJob, one_line
 
 from .results import addresses
 
@@ -39,7 +40,12 @@ class Call(BaseModel):
         self, params: Mapping[str, Any] | None, inputs: Mapping[str, Any] | None, key: str, retry: bool
     ) -> lifecycle.Execution:
         """This call, with what one run adds to it. Raises InvalidJob, InvalidConfig."""
-        job = api.load(self.job, {**self.params, **(params or {})}, addresses({**self.inputs, **(inputs or {})}))
+        for name, given in ("params", params), ("inputs", inputs), ("params", self.params), ("inputs", self.inputs):
+            if given is not None and not isinstance(given, Mapping):
+                raise InvalidJob(f"{name}: got {one_line(given)}, expected a mapping")
+        job = api.load(
+            self.job, {**(self.params or {}), **(params or {})}, addresses({**(self.inputs or {}), **(inputs or {})})
+        )
         if self.kind and job.kind.name != self.kind:
             raise job.fail(("kind",), f"got {job.kind.name}, expected {self.kind}, or call mlctl_task, which takes any")
         return api.execution(

@@ -77,8 +77,8 @@ class MlctlTask(Task[Any, MlctlResult]):
 
     def with_options(self, **options: Any) -> MlctlTask:
         """A copy with other options, of Prefect's or of mlctl_task's (params, inputs, target, profile, config,
-        on_change)."""
-        mine = {name: options.pop(name) for name in list(options) if name in Call.model_fields}
+        on_change). A `key` is of one call."""
+        mine = {name: options.pop(name) for name in list(options) if name in Call.model_fields and name != "key"}
         given = options.pop("retry_condition_fn", None)
         if given:
             options["retry_condition_fn"] = _worth(given)
