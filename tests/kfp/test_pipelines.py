@@ -272,6 +272,7 @@ def test_native_values(steps: Steps, tmp_path: Path) -> None:
         ("image: a/b\ncode: .\n", "build it into an image"),
         ("image: a/b\nsecrets: [TOKEN]\n", "secrets: TOKEN: a native step has none"),
         ("image: a/b\nparams: {lr: 1}\n", "neither command: nor env: takes it"),
+        ("image: a/b\nenv: {A: '${{params.n}}'}\nparams: {n: 9007199254740993}\n", "params.n: got 9007199254740993"),
         ("image: a/b\nenv: {A: '{{workflow.name}}'}\n", "means something to Kubernetes or KFP"),
         ("image: a/b\nenv: {A: $(HOME)}\n", "means something to Kubernetes or KFP"),
         ("image: a/b\nresources: {accelerators: A10G}\n", "expected a resource of Kubernetes"),
@@ -295,15 +296,16 @@ def test_native_refuses(project: Path, change: str, says: str) -> None:
         ({"lrr": 1}, "lrr: the job has no such name; did you mean 'lr'?"),
         ({"lr": -1.0}, "params.lr: got -1.0, expected at least 0"),
         ({"lr": "fast"}, "params.lr: got 'fast', expected a number"),
+        ({"o": {"a": [2**53 + 1]}}, "params.o: got 9007199254740993, and KFP keeps whole numbers up to 2**53 only"),
     ],
 )
 def test_native_value(given: dict[str, Any], says: str) -> None:
     """A value that stands in the pipeline is checked as everywhere; one that only its run knows has KFP's type."""
     from mlctl.errors import InvalidJob
 
-    params = {"lr": {"type": "number", "default": 0.1, "minimum": 0}}
+    params = {"lr": {"type": "number", "default": 0.1, "minimum": 0}, "o": {"type": "object", "default": {"a": 2**53}}}
     native = mlctl_kfp.component(
-        {"kind": "train", "name": "x", "image": "a/b", "command": "a ${{params.lr}}", "params": params}
+        {"kind": "train", "name": "x", "image": "a/b", "command": "a ${{params.lr}} ${{params.o}}", "params": params}
     )
     with pytest.raises(InvalidJob) as caught:
 

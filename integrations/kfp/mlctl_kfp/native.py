@@ -77,7 +77,8 @@ def component(job: api.JobLike, *, image: str = "") -> Callable[..., Any]:
 
     def task(**arguments: Any) -> Any:
         given = {name: value for name, value in arguments.items() if name not in job.inputs and not known_later(value)}
-        api.load(job, given)  # raises for a value that the job doesn't take
+        for name, param in api.load(job, given).params.items():  # raises for a value that the job doesn't take
+            _exact(job, name, param.value)
         step = load(**arguments).set_caching_options(False)
         for name, value in made.request["resources"].items():
             getattr(step, f"set_{name}")(value)
@@ -117,6 +118,7 @@ def _inputs(job: Job) -> Iterable[Parameter | Artifact]:
             raise job.fail(("inputs", name), "is a parameter too, and KFP has one name for both; rename one")
         for text in _strings(param.value):
             _refuse(job, ("params", name), text, _BY_KFP)
+        _exact(job, name, param.value)
         yield Parameter(name, _TYPES[param.type], param.description, param.value)
     for name, each in job.inputs.items():
         yield Artifact(name, each.type, optional=False)
@@ -202,6 +204,15 @@ def _strings(value: Any) -> Iterable[str]:
     elif isinstance(value, list):
         for each in value:
             yield from _strings(each)
+
+
+def _exact(job: Job, name: str, value: Any) -> None:
+    """Raises Unsupported for an integer that KFP, which has but doubles, would make another one."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
+        text = f"got {value}, and KFP keeps whole numbers up to 2**53 only; make it a string"
+        raise Unsupported(str(job.fail(("params", name), text)))
+    for each in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _exact(job, name, each)
 
 
 def _resources(job: Job) -> dict[str, Any]:
