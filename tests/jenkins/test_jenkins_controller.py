@@ -203,6 +203,25 @@ def test_trigger_survives_a_hiccup(installed: stand_in.Controller, cli: Cli, mon
     assert (code, out) == (0, "first\nsecond ü\nthird\n") and "503" in err and "trying again" in err
 
 
+def test_hiccup_while_a_vanished_item_is_looked_for(
+    installed: stand_in.Controller, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told as an error, it would be tried again, and that is a second build."""
+    from mlctl_jenkins import controller
+
+    ask = controller.Controller.build_of
+
+    def build_of(self: Any, *args: Any) -> str | None:
+        monkeypatch.setattr(controller.Controller, "build_of", ask)
+        installed.broken = 1
+        return ask(self, *args)
+
+    monkeypatch.setattr(controller.Controller, "build_of", build_of)
+    installed.plans.append({"fate": "vanished"})
+    code, out, err = cli("trigger", "None/TrueNorth")
+    assert (code, out) == (0, "first\nsecond ü\nthird\n") and "503" in err and "trying again" in err
+
+
 def test_refusals(installed: stand_in.Controller, cli: Cli, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line each: what is wrong, and what there is."""
     assert (

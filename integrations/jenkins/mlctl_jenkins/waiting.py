@@ -70,11 +70,17 @@ def _started(controller: Controller, name: str, queued: str, deadline: float) ->
 def _found(controller: Controller, name: str, queued: str, deadline: float) -> str:
     until = min(deadline, time.monotonic() + _FORGOTTEN)
     pause = _PAUSES[0]
-    while not (build := controller.build_of(name, queued)):
+    while True:
+        try:
+            if build := controller.build_of(name, queued):
+                return build
+        except Unavailable as error:
+            if time.monotonic() >= until:
+                raise
+            click.echo(f"mlctl: {error}; trying again", err=True)
         if time.monotonic() >= until:
             raise RunNotFound(f"{name}: {queued} left the queue, and no build came of it; was it removed?")
         time.sleep(pause)
-    return build
 
 
 def _ended(controller: Controller, build: str, deadline: float, quiet: bool) -> str:
