@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from databricks.sdk import WorkspaceClient
 from databricks_harness import DatabricksHarness, execution, job_of, started
-from databricks_standin import TOKEN, Standin
+from databricks_standin import TOKEN, VOLUME, Standin
 from running import ended
 
 from mlctl import watch
-from mlctl.backend import Backend
+from mlctl.backend import Backend, Settings
+from mlctl.backends.databricks.workspace import Workspace
 from mlctl.errors import InvalidConfig, MlctlError, RunNotFound, Unauthorized, Unavailable
 from mlctl.runs import Key, State, Status
 
@@ -138,6 +139,22 @@ def test_error_names_the_setting(
     with pytest.raises((InvalidConfig, Unauthorized), match=rf"targets\.dbx.*{text}"):
         started(harness.make(), job_of())
     assert len(standin.runs) == known
+
+
+def test_profile_beside_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The SDK takes what the environment says before a profile: the run would go to another workspace than the target's."""
+    (tmp_path / "profiles").write_text("[prod]\nhost = https://prod.example.com\ntoken = prods\n")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "profiles"))
+    target = Settings("dbx", {"root": VOLUME, "profile": "prod"}, tmp_path)
+    monkeypatch.setenv("DATABRICKS_HOST", "https://dev.example.com")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "devs")
+    with pytest.raises(
+        InvalidConfig, match=r"targets\.dbx\.profile: the environment has DATABRICKS_HOST, DATABRICKS_TOKEN, "
+    ):
+        Workspace(target).account  # noqa: B018
+    monkeypatch.delenv("DATABRICKS_HOST")
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+    assert Workspace(target).account == "prod.example.com"
 
 
 def test_profile_that_is_not_there(harness: DatabricksHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

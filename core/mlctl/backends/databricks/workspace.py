@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -46,7 +47,8 @@ class Workspace:
 
     @property
     def client(self) -> Any:
-        """The SDK's client, made once. Raises InvalidConfig without the SDK; Unauthorized without credentials."""
+        """The SDK's client, made once. Raises InvalidConfig without the SDK, and for a profile that the environment would
+        silence; Unauthorized without credentials."""
         if self._made is None:
             try:
                 from databricks.sdk import WorkspaceClient
@@ -55,6 +57,9 @@ class Workspace:
                 text = f"'databricks' needs {reason.name or reason}; install mlctl with the extra [databricks]"
                 raise self.settings.fail("backend", text) from None
             given = {name: self.settings.values[name] for name in ("host", "profile") if name in self.settings.values}
+            if "profile" in given and (louder := _in_the_environment(Config)):
+                text = f"the environment has {', '.join(louder)}, which the SDK takes before it; unset that, or leave profile out"
+                raise self.settings.fail("profile", text)
             try:
                 self._made = WorkspaceClient(
                     config=Config(
@@ -186,6 +191,14 @@ class Workspace:
         """Removes a file of a Volume."""
         with self.translated():
             self.client.files.delete(path)
+
+
+def _in_the_environment(config: Any) -> list[str]:
+    """The variables that say which workspace, and as whom."""
+    attributes = (each for each in config.attributes() if each.auth or each.name == "host")
+    return sorted(
+        each.env for each in attributes if (each.env or "").startswith("DATABRICKS_") and os.environ.get(each.env)
+    )
 
 
 def _said(reason: BaseException) -> str:
