@@ -1,25 +1,23 @@
 """Builds and pushes images with the `docker` command and BuildKit, unless they are there.
 
-A tag says everything that went in (image.py), so an image that has it is never built again. Nothing is remembered, and
-no file is left behind: the context is sent through a pipe, secrets go from where they are to BuildKit, and a build that
-is killed leaves what BuildKit caches.
+A tag says everything that went in (image.py), so an image that has it is never built again. Nothing is remembered:
+secrets go from where they are to BuildKit, and the context is a folder that goes with the build. It is a new one each
+time, so that BuildKit compares no file by its time and size with what it was sent before. A build that is killed leaves
+it, small and hidden beside the packages, until `mlctl gc`; and what BuildKit caches.
 """
 
 from __future__ import annotations
 
 import collections
-import io
 import os
 import re
 import shutil
 import subprocess
-import tarfile
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 from . import masking
 from .errors import Interrupted, InvalidConfig, InvalidJob, Unauthorized, Unavailable
@@ -90,7 +88,7 @@ class Docker:
 
     def pull(self, name: str) -> None:
         """Gets it from its registry."""
-        code, lines = self._work(["pull", name], None, str)
+        code, lines = self._work(["pull", name], str)
         if code:
             raise _error("\n".join(lines), f"{name}: docker pull ended with {code}")
 
@@ -102,7 +100,7 @@ class Docker:
             )
         if not self.local(name):
             raise InvalidJob(f"{name}: is not on this machine; mlctl image build makes it")
-        code, lines = self._work(["push", name], None, str)
+        code, lines = self._work(["push", name], str)
         if code:
             raise _error("\n".join(lines), f"{name}: docker push ended with {code}")
 
@@ -115,10 +113,10 @@ class Docker:
         for name, source in image.build.secrets.items() if image.requirements else ():
             words += ["--secret", _secret(name, source)]
         hide = masking.mask(image.build.secrets, {"secrets": image.build.secrets})
-        with tempfile.TemporaryFile() as context:  # it has no name, so that nothing is left of it
-            _pack(context, image, package)
-            context.seek(0)
-            code, lines = self._work([*words, "-"], context, hide)
+        where = package.path.parent if package else None
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=where) as context:
+            _fill(Path(context), image, package)
+            code, lines = self._work([*words, context], hide)
         if code:
             raise _failed(code, lines, image)
 
@@ -132,12 +130,10 @@ class Docker:
             raise Unavailable(f"docker {words[0]} {words[1]}: no answer after {_ASK:.0f} s") from None
         return done.returncode, done.stdout + done.stderr
 
-    def _work(
-        self, words: Sequence[str], stdin: IO[bytes] | None, hide: Callable[[str], str]
-    ) -> tuple[int, Sequence[str]]:
+    def _work(self, words: Sequence[str], hide: Callable[[str], str]) -> tuple[int, Sequence[str]]:
         """Its exit code and its last lines."""
         process = subprocess.Popen(
-            [_docker(), *words], stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [_docker(), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", env=_environment(),
         )  # fmt: skip
         last: collections.deque[str] = collections.deque(maxlen=200)
@@ -198,18 +194,19 @@ def _secret(name: str, source: str) -> str:
     return f"id={name},src={path}"
 
 
-def _pack(context: IO[bytes], image: Image, package: Package | None) -> None:
-    """The whole context: the Dockerfile, the requirements, and the very package that jobs ship."""
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        for name, data in image.files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), 0o644
-            tar.addfile(entry, io.BytesIO(data))
-        if image.code and package:
-            entry = tarfile.TarInfo("code.tar.gz")
-            entry.size, entry.mode = package.size, 0o644
-            with package.path.open("rb") as archive:
-                tar.addfile(entry, archive)
+def _fill(context: Path, image: Image, package: Package | None) -> None:
+    """The Dockerfile, the requirements, and the very package that jobs ship; with the same modes and times everywhere."""
+    for name, data in image.files.items():
+        path = context / name
+        path.write_bytes(data)
+        path.chmod(0o644)
+        os.utime(path, (0, 0))
+    if image.code and package:
+        archive = context / "code.tar.gz"
+        try:
+            archive.hardlink_to(package.path)
+        except OSError:  # a file system without them
+            shutil.copyfile(package.path, archive)
 
 
 # ---- What went wrong, in a line

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -280,6 +282,42 @@ def test_secret_that_is_not_set(mlctl: Mlctl, monkeypatch: pytest.MonkeyPatch) -
 def test_engine_that_does_not_answer(mlctl: Mlctl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     assert "Cannot connect to the Docker daemon" in _error(mlctl("image", "build", "jobs/train.yaml", code=75))
+
+
+def test_killed_build_leaves_what_gc_removes(mlctl: Mlctl, project: Path) -> None:
+    """kill -9 in the midst of it: beside the packages stays a hidden folder, which takes no room; the next build is a whole one."""
+    (project / "requirements.txt").write_text("--index-url http://10.255.255.1/simple\n--timeout 500\ntidings==1.0\n")
+    command = [str(Path(sys.executable).with_name("mlctl")), "image", "build", "jobs/train.yaml"]
+    process = subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr
+    for line in process.stderr:
+        if "pip install" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.stderr.close()
+    assert process.wait(60) == -signal.SIGKILL
+    packages = config.load(file=project / "mlctl.yaml").home / "packages"
+    (left,) = packages.glob(".*")
+    (package,) = packages.glob("[!.]*")
+    assert (left / "code.tar.gz").samefile(package)
+    (project / "requirements.txt").write_text("tidings==1.0\n")
+    mlctl("image", "build", "jobs/train.yaml")
+    assert list(packages.glob(".*")) == [left]
+    os.utime(left, (0, 0))
+    assert f"removed package {left.name}" in mlctl("gc").stdout.splitlines()
+    assert not left.exists()
+
+
+def test_modes_and_times_are_the_same_whoever_builds(mlctl: Mlctl, project: Path) -> None:
+    (project / "code/train.py").write_text(SCRIPT + "# of one with another umask\n")
+    (project / "requirements.txt").write_text("tidings\n")
+    before = os.umask(0o077)
+    try:
+        image = mlctl("image", "build", "jobs/train.yaml").stdout.strip()
+    finally:
+        os.umask(before)
+    script = "stat -c '%a %Y' train.py ../requirements.txt"
+    assert _docker("run", "--rm", "--network=host", image, "sh", "-c", script).splitlines() == ["644 0", "644 0"]
 
 
 # ---- build: auto
