@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import data, plugins
+from . import plugins
 from .errors import InvalidConfig, MlctlError, Unsupported, did_you_mean, one_line
 from .job import Job
 from .runs import Found, Key, Logs, Loss, Plan, Result, Run, Stamp, Status, Upload
@@ -260,6 +260,8 @@ class Base:
 
     def put(self, upload: Upload) -> None:
         """Writes to `file:` and to what fsspec knows. A platform with a store of its own has its own way."""
+        from . import data
+
         data.put(upload)
 
     def pause(self, runs: Sequence[Run], seconds: float) -> None:
