@@ -183,12 +183,13 @@ class Docker(Base):
         stem = key.stem(self.name_limit)
         found = []
         for line in self._engine.containers(label=[f"{request.LABEL_STEM}={stem}"]):
-            name = re.fullmatch(rf"/?({re.escape(stem)}-(\d+))", line["Names"][0])
-            if name:  # else a draft
-                run = self._run(name[1])
+            name = line["Names"][0].lstrip("/")
+            number = key.attempt(name, self.name_limit)
+            if number is not None:  # else a draft
+                run = self._run(name)
                 with contextlib.suppress(RunNotFound):  # removed meanwhile
                     stamp = Stamp.of_json(line["Labels"][request.LABEL_STAMP])
-                    found.append(Found(run, int(name[2]), stamp, self._look(run, closely=True)))
+                    found.append(Found(run, number, stamp, self._look(run, closely=True)))
         return sorted(found, key=lambda one: one.number)
 
     def submit(self, plan: Admitted, stamp: Stamp) -> Run:

@@ -7,7 +7,6 @@ What stays: folders of the engine's machine, mounted where the job writes.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -30,8 +29,6 @@ LABEL_DEADLINE = "mlctl.deadline"
 """The second, by the engine's clock, after which the container doesn't begin."""
 PYTHON = "3.12"
 """Of the image, where neither the job nor the target names another."""
-
-_WORD = 100_000  # bytes: Linux takes 128 KiB
 
 
 def stem_folder(root: str, stem: str) -> str:
@@ -64,11 +61,12 @@ def make(job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Lo
     run = Run("docker", facts["host"], facts["engine"], name)
     places = contract.Places(inputs, folders.places, entry.PARAMS, entry.METRICS, checkpoints)
     argv, env = contract.argv(job, places), contract.environment(job, places, str(run))
-    _check(job, argv, env)
+    contract.passable(job, (*argv, *env.values()), contract.WORD)
+    contract.exportable(job, env)
     script = entry.script([*folders.made, checkpoints], job.python)
     grace = facts["grace"]
     params = json.dumps(job.values())
-    word = params if len(params) <= _WORD else ""
+    word = params if len(params) <= contract.WORD else ""
     body: dict[str, Any] = {
         "Entrypoint": ["/bin/sh", "-c", script, "mlctl"],
         "Cmd": [str(job.timeout or ""), str(grace), word, *argv],
@@ -166,16 +164,3 @@ def _host(
         "AutoRemove": False,
         **host,
     }
-
-
-def _check(job: Job, argv: list[str], env: Mapping[str, str]) -> None:
-    """What a process takes, and a shell passes on."""
-    for text in (*argv, *env.values()):
-        if "\0" in text or any(0xD800 <= ord(char) <= 0xDFFF for char in text):
-            raise job.fail(("command",), "a null byte, or half a character, can't be passed to a process")
-        if len(text.encode()) > _WORD:
-            text = f"a word or variable of more than {_WORD} bytes can't be passed to a process"
-            raise job.fail(("command",), f"{text}; read it from MLCTL_PARAMS_FILE")
-    for name in env:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise job.fail(("env", name), "no name that a shell passes on; use letters, digits and '_'")
