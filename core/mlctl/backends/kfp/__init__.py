@@ -30,12 +30,15 @@ from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, State, Status, Upload
 
 from . import doctor, logs, request, states
-from .service import PAGE, Conflict, Missing, Service
+from .service import Conflict, Missing, Service
 from .settings import NAMES, check, place
 
 __all__ = ["KFP"]
 
 log = logging.getLogger(__name__)
+
+_ASKED = 50
+"""Runs that a list is asked for: their names are in its URL, of which a proxy takes 8 KB unless told."""
 
 
 class KFP(Base):
@@ -222,7 +225,7 @@ class KFP(Base):
                     raise
 
     def status(self, runs: Sequence[Run]) -> Mapping[Run, Status | MlctlError]:
-        """A list for each hundred runs; beyond that, for each that failed its log's end, which says why."""
+        """A list for each fifty runs; beyond that, for each that failed its log's end, which says why."""
         answer: dict[Run, Status | MlctlError] = {}
         wanted = []
         for run in runs:
@@ -231,8 +234,8 @@ class KFP(Base):
                 wanted.append(run)
             except MlctlError as error:
                 answer[run] = error
-        for start in range(0, len(wanted), PAGE):
-            some = wanted[start : start + PAGE]
+        for start in range(0, len(wanted), _ASKED):
+            some = wanted[start : start + _ASKED]
             try:
                 found = self._listed(("IN", "display_name", [run.name for run in some]))
             except MlctlError as error:
