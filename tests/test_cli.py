@@ -695,6 +695,24 @@ def test_an_interrupt_of_a_wait_is_one_line(waiting: tuple[str, Path]) -> None:
 # --- as a program among programs
 
 
+def test_logs_mask_what_run_masks(project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, and by URL: where a secret comes from is known of runs in the record, and what a target's `secrets` name of any."""
+    config = project / "mlctl.yaml"
+    config.write_text("targets: {local: {backend: local, secrets: {OTHER: 'env:ELSEWHERE'}}}\n")
+    monkeypatch.setenv("TOKEN", "sesame-1")
+    monkeypatch.setenv("ELSEWHERE", "sesame-2")
+    path = job(project, 'echo "$TOKEN and $OTHER"', secrets=["TOKEN", "OTHER"])
+    assert cli("run", path, "--key", "k").code == 0
+    url = cli("describe", "k", "--json").json["run"]
+    for name in ("k", url):
+        assert cli("logs", name).out == "*** and ***\n"
+    record = Path(os.environ["MLCTL_HOME"], "record.jsonl")
+    (line,) = record.read_text().splitlines()
+    assert "sesame" not in line and json.loads(line)["secrets"] == ["TOKEN", "OTHER"]
+    record.unlink()
+    assert cli("logs", url).out == "sesame-1 and ***\n"  # nothing here says that TOKEN is one
+
+
 def test_a_reader_that_goes_away(project: Path, cli: Cli) -> None:
     path = job(project, "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exit 3")
     for command, codes in ((f"logs {path.stem}", "0"), (f"run {path} --key k", "1")):

@@ -16,7 +16,7 @@ from typing import Any
 
 from . import backend as backends
 from . import config as configuration
-from . import jobfile, ledger, lifecycle, plugins, watch
+from . import jobfile, ledger, lifecycle, masking, plugins, watch
 from .backend import Backend, Settings
 from .config import Config
 from .errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable, did_you_mean, one_line
@@ -96,7 +96,7 @@ def submit(job: JobLike, **options: Any) -> RunHandle:
     """Starts the job, or finds the run that its `key` names; doesn't wait. Options as of `execution`."""
     made = execution(job, **options)
     outcome = made.start()
-    return RunHandle(made.backend, outcome.run, made, outcome)
+    return RunHandle(made.backend, outcome.run, made, outcome, masking.mask(made.job.secrets, made.settings.values))
 
 
 def run(job: JobLike, *, timeout: float | None = None, **options: Any) -> RunHandle:
@@ -113,29 +113,39 @@ def reach(text: str, config: Config | None = None) -> RunHandle:
     Raises RunNotFound where there is none.
     """
     config = config or configuration.load()
-    entry = None
-    if "://" not in text:
-        entry = next(
-            (one for one in ledger.recent(config.home) if text in (Run.parse(one.run).name, one.job, one.key)), None
+    url = "://" in text
+    entry = next(
+        (
+            one
+            for one in ledger.recent(config.home)
+            if (text == one.run if url else text in (Run.parse(one.run).name, one.job, one.key))
+        ),
+        None,
+    )
+    if entry is None and not url:
+        raise RunNotFound(
+            f"'{text}': no run, job or key of that name in this machine's record; mlctl list shows it; a URL works too"
         )
-        if entry is None:
-            raise RunNotFound(
-                f"'{text}': no run, job or key of that name in this machine's record; mlctl list shows it; a URL works too"
-            )
     run = Run.parse(entry.run if entry else text)
-    return RunHandle(backend_of(run, config, entry.target if entry else ""), run)
+    at = _settings_of(run, config, entry.target if entry else "")
+    secrets = {*(at.values.get("secrets") or ()), *(entry.secrets if entry else ())}
+    return RunHandle(backends.load(run.backend, at), run, masked=masking.mask(secrets, at.values))
 
 
 def backend_of(run: Run, config: Config, target: str = "") -> Backend:
     """The backend that reaches `run`: of the target called `target` if that is still there, else of any with its
     platform."""
+    return backends.load(run.backend, _settings_of(run, config, target))
+
+
+def _settings_of(run: Run, config: Config, target: str) -> Settings:
     names = [target] if target in config.values["targets"] else []
     names += [name for name, settings in config.values["targets"].items() if settings["backend"] == run.backend]
     for name in names:
         chosen = config.target(name)
         if chosen.backend == run.backend:
-            return backends.load(run.backend, Settings(name, chosen.settings, config.home))
-    return backends.load(run.backend, Settings(run.backend, {}, config.home))
+            return Settings(name, chosen.settings, config.home)
+    return Settings(run.backend, {}, config.home)
 
 
 class RunHandle:
@@ -147,11 +157,13 @@ class RunHandle:
         run: Run,
         execution: lifecycle.Execution | None = None,
         outcome: lifecycle.Outcome | None = None,
+        masked: Callable[[str], str] = str,
     ) -> None:
         self._backend = backend
         self._run = run
         self._execution = execution
         self._outcome = outcome
+        self._masked = masked
 
     @property
     def backend(self) -> Backend:
@@ -211,12 +223,12 @@ class RunHandle:
         return self
 
     def logs(self, follow: bool = False) -> Iterator[str]:
-        """The lines so far; with `follow`, until the run has ended."""
+        """The lines so far; with `follow`, until the run has ended. Secrets that this machine knows are masked."""
         cursor = ""
         for _ in watch.follow(self._backend, self._run) if follow else (None,):
             try:
                 for logs in lifecycle.lines(self._backend, self._run, cursor):
-                    yield from logs.lines
+                    yield from map(self._masked, logs.lines)
                     cursor = logs.cursor
             except Unavailable as error:
                 if not follow:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,8 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Entry:
-    """One submission: the run's URL, the job's name and kind, the target, the key, and when, in seconds since 1970."""
+    """One submission: the run's URL, the job's name and kind, the target, the key, when, in seconds since 1970, and the names
+    of the job's secrets, which are not to be shown of the run's log."""
 
     run: str
     job: str
@@ -32,11 +33,12 @@ class Entry:
     target: str
     key: str
     time: float
+    secrets: Sequence[str] = ()
 
 
-def record(home: Path, run: str, job: str, kind: str, target: str, key: str) -> None:
-    """Appends a submission to the record below `home`."""
-    line = json.dumps({"run": run, "job": job, "kind": kind, "target": target, "key": key, "time": time.time()}) + "\n"
+def record(home: Path, run: str, job: str, kind: str, target: str, key: str, secrets: Sequence[str] = ()) -> None:
+    """Appends a submission, of now, to the record below `home`."""
+    line = json.dumps(vars(Entry(run, job, kind, target, key, time.time(), list(secrets)))) + "\n"
     try:
         home.mkdir(parents=True, exist_ok=True)  # nothing else may have been kept here yet
         fd = os.open(home / "record.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -194,9 +194,8 @@ class Execution:
         self._unless_stopped()
         run = self.backend.submit(admitted, stamp)
         self.again = False
-        ledger.record(
-            self.settings.home, str(run), self.job.name, self.job.kind.name, self.settings.target, self.key.text
-        )
+        job, at = self.job, self.settings
+        ledger.record(at.home, str(run), job.name, job.kind.name, at.target, self.key.text, job.secrets)
         if self.stopped.is_set():  # a cancel that came while the platform was taking the run
             self.backend.cancel(run)
         return Outcome(run, True)
