@@ -88,6 +88,8 @@ def test_killed_supervisors(waiting: Any, probe: Probe) -> None:
     orphaned, both = waiting("here_2"), waiting("here_2")
     runs = {run.log: None for run in (orphaned, both)}
     assert len(set(probe.starts(2))) == len(runs)
+    for run in (orphaned, both):
+        watched(run)  # an orphan that had more to say would end, as nobody reads it
     orphan, other = orphaned.process(), both.process()
     for pid in (parent(orphan), parent(other), other):
         os.kill(pid, signal.SIGKILL)
