@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mlctl import __version__, backend
+from mlctl import __version__, plugins
 from mlctl.backends.local import Local
 from mlctl.cli import COMMANDS, run
 from mlctl.errors import MlctlError, Unavailable, Unsupported
@@ -882,7 +882,7 @@ class Account(Local):
 
 def test_each_target_is_asked_about_its_own_runs(project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two accounts on one platform: the record knows which target reaches which run."""
-    monkeypatch.setattr(backend, "_entry_points", lambda: {"account": SimpleNamespace(load=lambda: Account)})
+    monkeypatch.setattr(plugins, "_brought", lambda group: {"account": SimpleNamespace(load=lambda: Account)})
     targets = {name: {"backend": "account", "account": name} for name in ("dev", "prod")}
     (project / "mlctl.yaml").write_text(json.dumps({"targets": targets}))
     for name in targets:
