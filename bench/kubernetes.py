@@ -28,7 +28,7 @@ sys.path.pop(0)  # this file is called as what it measures
 
 from mlctl import backend, jobfile, lifecycle, watch
 from mlctl.backend import Settings
-from mlctl.backends.kubernetes import states
+from mlctl.backends.kubernetes import polling, states
 from mlctl.backends.kubernetes.request import ALL
 from mlctl.runs import Key, Run, State, Status
 
@@ -135,8 +135,7 @@ class Waiting:
     def by_list(self) -> None:
         """One round, with a list of Jobs and one of pods."""
         api = self.backend._api
-        jobs, pods = (api.listed(kind, api.namespace, ALL) for kind in ("jobs", "pods"))
-        own = self.backend._by_run(pods)
+        jobs, own = api.listed("jobs", api.namespace, ALL), polling.pods_of(api, api.namespace, ALL)
         for job in jobs:
             states.status_of(job, own.get(job["metadata"]["name"], []), (), api.now())
 
