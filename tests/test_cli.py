@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -866,22 +865,28 @@ def test_cancel_answers_in_json(done: str, cli: Cli) -> None:
 
 
 class Account(Local):
-    """This machine, where each target has an account of its own, as platforms elsewhere do."""
+    """This machine, where each target has an account, or a scope, of its own, as platforms elsewhere do."""
 
     name, takes = "account", Local.takes | {"account"}
+    part = "account"
 
     def submit(self, plan: Admitted, stamp: Stamp) -> Run:
-        return replace(super().submit(plan, stamp), account=str(self.settings.values["account"]))
+        run = super().submit(plan, stamp)
+        return replace(run, **{self.part: f"{getattr(run, self.part)}-{self.settings.values['account']}"})
 
     def status(self, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
-        here = {one: replace(one, account=socket.gethostname()) for one in runs}
-        said = super().status(list(here.values()))
-        own = self.settings.values["account"]
-        return {one: said[here[one]] if one.account == own else Unavailable(f"{one}: not of {own}") for one in runs}
+        own = f"-{self.settings.values['account']}"
+        here = {one: replace(one, **{self.part: getattr(one, self.part).removesuffix(own)}) for one in runs}
+        said = super().status([run for one, run in here.items() if one != run])
+        return {one: said.get(here[one]) or Unavailable(f"{one}: not of {own}") for one in runs}
 
 
-def test_each_target_is_asked_about_its_own_runs(project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two accounts on one platform: the record knows which target reaches which run."""
+@pytest.mark.parametrize("part", ["account", "scope"])
+def test_each_target_is_asked_about_its_own_runs(
+    project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Two accounts on one platform, or two scopes of one: the record knows which target reaches which run."""
+    monkeypatch.setattr(Account, "part", part)
     monkeypatch.setattr(plugins, "_brought", lambda group: {"account": SimpleNamespace(load=lambda: Account)})
     targets = {name: {"backend": "account", "account": name} for name in ("dev", "prod")}
     (project / "mlctl.yaml").write_text(json.dumps({"targets": targets}))

@@ -195,7 +195,8 @@ def _secret(name: str, source: str) -> str:
 
 
 def _fill(context: Path, image: Image, package: Package | None) -> None:
-    """The Dockerfile, the requirements, and the very package that jobs ship; with the same modes and times everywhere."""
+    """The Dockerfile, the requirements, and the very package that jobs ship. Those written here have the
+    same modes and times everywhere."""
     for name, data in image.files.items():
         path = context / name
         path.write_bytes(data)

@@ -25,10 +25,10 @@ _RUNS = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 
 
 def _statuses(runs: Mapping[Run, Callable[[], Backend]]) -> dict[Run, Status | MlctlError]:
-    """What is said of each, which its target's backend reaches: one call for all the runs of an account."""
-    groups: dict[tuple[str, str], list[Run]] = {}
+    """What is said of each, which its target's backend reaches: one call for all the runs of a scope."""
+    groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.backend, run.account), []).append(run)
+        groups.setdefault((run.backend, run.account, run.scope), []).append(run)
     answers: dict[Run, Status | MlctlError] = {}
     for group in groups.values():
         try:
