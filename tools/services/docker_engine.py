@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import system
+
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.types import Mount
@@ -67,24 +69,14 @@ class Dockerd:
     @property
     def pid(self) -> int:
         """Its process; 0 where it isn't running."""
-        with contextlib.suppress(OSError, ValueError):
-            pid = int((self.at / "pid").read_text())
-            if f"{self.at}/pid".encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                return pid
-        return 0
+        return system.noted(self.at / "pid", f"{self.at}/pid")
 
     def stop(self, how: signal.Signals = signal.SIGTERM, patience: float = 60) -> None:
         """Ends it, and waits for its end; what its containers leave stays. A no-op where it isn't running."""
         pid = self.pid
         if not pid:
             return
-        os.kill(pid, how)
-        deadline = time.monotonic() + patience
-        while self.pid == pid and time.monotonic() < deadline:
-            if self._process:
-                self._process.poll()
-            time.sleep(0.02)
-        if self.pid == pid:
+        if not system.end(pid, lambda: self.pid, self._process, patience, how):
             os.kill(pid, signal.SIGKILL)
         if self._process:
             self._process.wait(patience)

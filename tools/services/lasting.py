@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import cluster
 import kind
+import system
 
 __all__ = ["Lasting"]
 
@@ -44,11 +43,7 @@ class Lasting:
     @property
     def pid(self) -> int:
         """Its process; 0 where it isn't running."""
-        with contextlib.suppress(OSError, ValueError):
-            pid = int((self.at / "pid").read_text())
-            if str(self._note).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                return pid
-        return 0
+        return system.noted(self.at / "pid", str(self._note))
 
     def start(self, patience: float = 600) -> tuple[str, str]:
         """Returns its addresses once its node takes pods. Raises system.Missing; RuntimeError where it doesn't start."""
@@ -75,13 +70,7 @@ class Lasting:
         pid = self.pid
         if not pid:
             return False
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + patience
-        while self.pid == pid and time.monotonic() < deadline:
-            if self._process:
-                self._process.poll()
-            time.sleep(0.05)
-        if self.pid == pid:
+        if not system.end(pid, lambda: self.pid, self._process, patience):
             raise RuntimeError(
                 f"process {pid}, which keeps the cluster, did not end in {patience:.0f} s; see {self.at}/log"
             )

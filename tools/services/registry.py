@@ -71,24 +71,14 @@ class Registry:
     @property
     def pid(self) -> int:
         """Its process; 0 where it isn't running."""
-        with contextlib.suppress(OSError, ValueError):
-            pid = int((self.at / "pid").read_text())
-            if str(self._config).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                return pid
-        return 0
+        return system.noted(self.at / "pid", str(self._config))
 
     def stop(self, patience: float = 60) -> None:
         """Ends it, and waits for its end; its images stay. A no-op where it isn't running."""
         pid = self.pid
         if not pid:
             return
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + patience
-        while self.pid == pid and time.monotonic() < deadline:
-            if self._process:
-                self._process.poll()
-            time.sleep(0.02)
-        if self.pid == pid:
+        if not system.end(pid, lambda: self.pid, self._process, patience):
             os.kill(pid, signal.SIGKILL)
         if self._process:
             self._process.wait(patience)

@@ -1,12 +1,18 @@
-"""What a system package brings: found here, installed where that may be done, or missing with a word on how to get it."""
+"""What a system package brings: found here, installed where that may be done, or missing with a word on how to get it. And programs
+that outlive who started them: found again by the number that was noted, and ended."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
 
-__all__ = ["Missing", "install", "need"]
+__all__ = ["Missing", "end", "install", "need", "noted"]
 
 
 class Missing(Exception):
@@ -31,3 +37,31 @@ def install(*packages: str) -> None:
         subprocess.run(["apt-get", "update", "-q"], check=False, **quiet)  # type: ignore[call-overload]
         words = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
         subprocess.run(words, check=False, **quiet)  # type: ignore[call-overload]
+
+
+def noted(file: Path, word: str) -> int:
+    """The process whose number `file` has; 0 where it isn't running, or the number is another's by now, without `word` among
+    its words."""
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(file.read_text())
+        if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            return pid
+    return 0
+
+
+def end(
+    pid: int,
+    find: Callable[[], int],
+    process: subprocess.Popen[bytes] | None,
+    patience: float,
+    how: signal.Signals = signal.SIGTERM,
+) -> bool:
+    """Ends the process that `find` finds, and waits for that; `process` is the same where it is this one's child. False where
+    it is still there after `patience` seconds."""
+    os.kill(pid, how)
+    deadline = time.monotonic() + patience
+    while find() == pid and time.monotonic() < deadline:
+        if process:
+            process.poll()
+        time.sleep(0.02)
+    return find() != pid
