@@ -1302,6 +1302,55 @@ def test_gc_leaves_a_draft_alone_that_somebody_fills(home: Path) -> None:
     assert list(done.backend.prune(time.time() - 86400, False)) == [f"half made: {at(done).parent.name}/.new-1"]
 
 
+_heard: Callable[[str], object] | None = None
+
+
+def _hear(event: str, args: tuple[Any, ...]) -> None:
+    if _heard is not None and event.startswith(("open", "os.", "fcntl.")):
+        _heard(event)
+
+
+@pytest.fixture(scope="module")
+def calls() -> None:
+    """From here on `_heard` is told of each call of the system, before it is made."""
+    sys.addaudithook(_hear)
+
+
+@pytest.mark.parametrize("days", [40, 0], ids=["old", "young"])
+def test_gc_whose_run_is_taken_by_another_at_any_of_its_calls(
+    days: float, home: Path, tmp_path: Path, calls: None
+) -> None:
+    """Before its first call, its second, ...: until it ends first."""
+    global _heard
+    done = ran("exit 0")
+    (at(done).parent / ".new-1").mkdir()
+    stem, away = at(done).parent, tmp_path / "away"
+    aged(stem, days)
+    number, taken = 0, True
+
+    def hear(event: str) -> None:
+        nonlocal left, taken
+        left -= 1
+        if left == 0 and stem.exists():
+            taken = True
+            stem.rename(away)
+
+    while taken:
+        number, left, taken = number + 1, number + 1, False
+        kept = tmp_path / str(number)
+        shutil.copytree(stem, kept)
+        _heard = hear
+        try:
+            list(done.backend.prune(time.time() - 86400, False))
+        finally:
+            _heard = None
+        assert away.exists() == taken
+        shutil.rmtree(away, ignore_errors=True)
+        shutil.rmtree(stem, ignore_errors=True)
+        kept.rename(stem)
+    assert number > 5
+
+
 def test_gc_twice_at_once_and_over_damage(home: Path) -> None:
     handles = [ran("exit 0") for _ in range(30)]
     (at(handles[0]) / "plan.json").write_bytes(b"{")
@@ -1322,18 +1371,9 @@ def test_gc_twice_at_once_and_over_damage(home: Path) -> None:
 # ---- Ten thousand runs
 
 
-_counted: Counter[str] | None = None
-
-
-def _count(event: str, args: tuple[Any, ...]) -> None:
-    if _counted is not None and event.startswith(("open", "os.", "fcntl.")):
-        _counted[event] += 1
-
-
 def test_the_cost_does_not_grow_with_the_number_of_runs(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Path, capsys: pytest.CaptureFixture[str], calls: None
 ) -> None:
-    sys.addaudithook(_count)
     first = ran("exit 0", key="first")
     for number in range(50):
         ledger.record(
@@ -1348,7 +1388,7 @@ def test_the_cost_does_not_grow_with_the_number_of_runs(
     numbers = iter(range(10))
 
     def costs() -> dict[str, Counter[str]]:
-        global _counted
+        global _heard
         key = f"new-{next(numbers)}"
         execution = api.execution(job("exit 0"), key=key)
         handle = None
@@ -1366,9 +1406,10 @@ def test_the_cost_does_not_grow_with_the_number_of_runs(
             "list": lambda: command_line.run(["list", "-n", "5"]),
         }
         for name, action in actions.items():
-            _counted = Counter()
+            made[name] = Counter()
+            _heard = lambda event, name=name: made[name].update([event])  # noqa: E731
             action()
-            made[name], _counted = _counted, None
+            _heard = None
             if name == "submit":
                 assert handle
                 end(handle)

@@ -21,15 +21,17 @@ def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
             if _old(stem, before):
                 yield from _remove(stem, f"half removed: {stem.name}", dry)
             continue
-        attempts = [path for path in _listed(stem) if path.name.isdigit()]
-        if _over(stem, attempts, before):
+        inside = _listed(stem)
+        attempts = [path for path in inside if path.name.isdigit()]
+        drafts = [path for path in inside if path.name.startswith(".new-")]
+        if _over(stem, attempts, drafts, before):
             yield from _remove(stem, f"run {stem.name}, {len(attempts)} attempts", dry)
             continue
         for path in attempts:
             with contextlib.suppress(OSError):  # another gc's by now, or damaged
                 request = folder.plan_of(path)["request"]
                 used |= {f"{request['code']}.tar.gz", Path(request["python"]["path"]).parent.parent.name}
-        for draft in stem.glob(".new-*"):
+        for draft in drafts:
             if _old(draft, before) and not folder.held(draft / "lock"):
                 yield from _remove(draft, f"half made: {stem.name}/{draft.name}", dry)
     for package in _listed(home / "packages"):
@@ -57,9 +59,9 @@ def _old(path: Path, before: float) -> bool:
         return False
 
 
-def _over(stem: Path, attempts: list[Path], before: float) -> bool:
+def _over(stem: Path, attempts: list[Path], drafts: list[Path], before: float) -> bool:
     """True where every attempt ended before that time, and nobody is making another."""
-    if any(folder.held(draft / "lock") for draft in stem.glob(".new-*")):
+    if any(folder.held(draft / "lock") for draft in drafts):
         return False
     try:
         ended = [(status.state.terminal, status.finished) for status in map(folder.read, attempts)]
