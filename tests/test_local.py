@@ -1316,15 +1316,32 @@ def calls() -> None:
     sys.addaudithook(_hear)
 
 
-@pytest.mark.parametrize("days", [40, 0], ids=["old", "young"])
-def test_gc_whose_run_is_taken_by_another_at_any_of_its_calls(
-    days: float, home: Path, tmp_path: Path, calls: None
+@pytest.mark.parametrize(
+    ("days", "ask", "told"),
+    [
+        (40, lambda run: list(run.backend.prune(time.time() - 86400, False)), ()),
+        (0, lambda run: list(run.backend.prune(time.time() - 86400, False)), ()),
+        (0, lambda run: run.backend.find(Key("swept", "t")), ()),
+        (0, lambda run: run.status(), (RunNotFound,)),
+        (0, lambda run: list(run.logs()), (RunNotFound,)),
+        (0, lambda run: run.result(), (RunNotFound,)),
+        (0, lambda run: run.cancel(20), (RunNotFound,)),
+    ],
+    ids=["gc of an old one", "gc of a young one", "find", "status", "logs", "result", "cancel"],
+)
+def test_a_run_that_gc_takes_at_any_call_of_another(
+    days: float,
+    ask: Callable[[mlctl.RunHandle], object],
+    told: tuple[type[Exception], ...],
+    home: Path,
+    tmp_path: Path,
+    calls: None,
 ) -> None:
-    """Before its first call, its second, ...: until it ends first."""
+    """Before its first call, before its second, ...: until it ends first."""
     global _heard
-    done = ran("exit 0")
-    (at(done).parent / ".new-1").mkdir()
-    stem, away = at(done).parent, tmp_path / "away"
+    run = ran("echo said", key="swept")
+    (at(run).parent / ".new-1").mkdir()
+    stem, away = at(run).parent, tmp_path / "away"
     aged(stem, days)
     number, taken = 0, True
 
@@ -1341,14 +1358,16 @@ def test_gc_whose_run_is_taken_by_another_at_any_of_its_calls(
         shutil.copytree(stem, kept)
         _heard = hear
         try:
-            list(done.backend.prune(time.time() - 86400, False))
+            ask(run)
+        except told:
+            assert taken
         finally:
             _heard = None
         assert away.exists() == taken
         shutil.rmtree(away, ignore_errors=True)
         shutil.rmtree(stem, ignore_errors=True)
         kept.rename(stem)
-    assert number > 5
+    assert number > 1
 
 
 def test_gc_twice_at_once_and_over_damage(home: Path) -> None:
