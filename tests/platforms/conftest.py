@@ -21,8 +21,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backend:
     return backend.load("local", Settings("laptop", {}, tmp_path / "local"))
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    for name in account.missing():
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    accounts = Path(__file__).with_name("test_account.py")
+    asked = any(accounts.is_relative_to(Path(argument.partition("::")[0]).absolute()) for argument in config.args)
+    for name in account.missing() if asked else ():
         terminalreporter.write_line(
             f"not run on an account of {name}: {account.variable(name)} names no configuration, see docs/{name}.md"
         )
