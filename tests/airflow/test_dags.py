@@ -202,6 +202,7 @@ def test_example_parses(dags: dict[str, Any]) -> None:
     assert all((folder / task.job).is_file() for task in bag.dags["digits"].tasks)
 
 
+@pytest.mark.filterwarnings("ignore")  # of what Airflow moves, and still has
 def test_provider() -> None:
     """Airflow lists the provider and finds each of its parts."""
     from airflow.providers_manager import ProvidersManager
