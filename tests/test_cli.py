@@ -874,6 +874,9 @@ class Account(Local):
         run = super().submit(plan, stamp)
         return replace(run, **{self.part: f"{getattr(run, self.part)}-{self.settings.values['account']}"})
 
+    def reaches(self, run: Run) -> bool:
+        return str(getattr(run, self.part)).endswith(f"-{self.settings.values['account']}")
+
     def status(self, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
         own = f"-{self.settings.values['account']}"
         here = {one: replace(one, **{self.part: getattr(one, self.part).removesuffix(own)}) for one in runs}
@@ -881,18 +884,56 @@ class Account(Local):
         return {one: said.get(here[one]) or Unavailable(f"{one}: not of {own}") for one in runs}
 
 
-@pytest.mark.parametrize("part", ["account", "scope"])
-def test_each_target_is_asked_about_its_own_runs(
-    project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
-    """Two accounts on one platform, or two scopes of one: the record knows which target reaches which run."""
-    monkeypatch.setattr(Account, "part", part)
+ACCOUNTS = {name: {"backend": "account", "account": name} for name in ("dev", "prod")}
+
+
+@pytest.fixture(params=["account", "scope"])
+def accounts(project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[str]:
+    """Two accounts on one platform, or two scopes of one, the targets dev and prod. Gives the URL of a run of each."""
+    monkeypatch.setattr(Account, "part", request.param)
     monkeypatch.setattr(plugins, "_brought", lambda group: {"account": SimpleNamespace(load=lambda: Account)})
-    targets = {name: {"backend": "account", "account": name} for name in ("dev", "prod")}
-    (project / "mlctl.yaml").write_text(json.dumps({"targets": targets}))
-    for name in targets:
+    (project / "mlctl.yaml").write_text(json.dumps({"targets": ACCOUNTS}))
+    urls = []
+    for name in ACCOUNTS:
         assert cli("submit", job(project), "--target", name, "--key", name).code == 0
-        assert cli("wait", name).code == 0
-    answer = cli("status", *targets, "--json")
+        urls.append(cli("wait", name, "--json").json["run"])
+    return urls
+
+
+def test_each_target_is_asked_about_its_own_runs(cli: Cli, accounts: list[str]) -> None:
+    """The record knows which target reaches which run."""
+    answer = cli("status", *ACCOUNTS, "--json")
     assert (answer.code, [one["state"] for one in answer.json]) == (0, ["succeeded"] * 2)
-    assert {one["target"]: one["state"] for one in cli("list", "--json").json} == dict.fromkeys(targets, "succeeded")
+    assert {one["target"]: one["state"] for one in cli("list", "--json").json} == dict.fromkeys(ACCOUNTS, "succeeded")
+
+
+def test_a_url_alone_finds_the_target_that_reaches_it(
+    cli: Cli,
+    refused: Callable[..., str],
+    accounts: list[str],
+    project: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From anywhere: no record has it, and a target that can't be asked, as where its SDK is missing, spoils nothing."""
+    (home / "record.jsonl").unlink()
+    targets = {"dev": ACCOUNTS["dev"], "broken": {"backend": "account", "nosuch": 1}, "prod": ACCOUNTS["prod"]}
+    (project / "mlctl.yaml").write_text(json.dumps({"targets": targets}))
+    dev, prod = accounts
+    for url in accounts:
+        assert cli("wait", url).out.endswith(": succeeded\n")
+    assert cli("status", dev, prod).code == 0
+
+    nobodys = str(replace(Run.parse(prod), account="other", scope="other"))
+    assert "not of -dev" in refused(75, "wait", nobodys)  # of the first
+    (project / "mlctl.yaml").write_text(json.dumps({"targets": {"prod": ACCOUNTS["prod"]}}))
+    monkeypatch.setattr(Account, "reaches", None)  # where there is no other, nothing is asked
+    assert cli("wait", prod).code == 0
+
+
+def test_a_target_that_was_renamed_still_reaches_its_runs(cli: Cli, accounts: list[str], project: Path) -> None:
+    """The record says dev, and what is called so now is another account."""
+    swapped = {"dev": ACCOUNTS["prod"], "prod": ACCOUNTS["dev"]}
+    (project / "mlctl.yaml").write_text(json.dumps({"targets": swapped}))
+    assert {one["state"] for one in cli("list", "--json").json} == {"succeeded"}
+    assert cli("wait", accounts[0]).code == 0

@@ -127,25 +127,34 @@ def reach(text: str, config: Config | None = None) -> RunHandle:
             f"'{text}': no run, job or key of that name in this machine's record; mlctl list shows it; a URL works too"
         )
     run = Run.parse(entry.run if entry else text)
-    at = _settings_of(run, config, entry.target if entry else "")
+    platform, at = _reaching(run, config, entry.target if entry else "")
     secrets = {*(at.values.get("secrets") or ()), *(entry.secrets if entry else ())}
-    return RunHandle(backends.load(run.backend, at), run, masked=masking.mask(secrets, at.values))
+    return RunHandle(platform, run, masked=masking.mask(secrets, at.values))
 
 
 def backend_of(run: Run, config: Config, target: str = "") -> Backend:
-    """The backend that reaches `run`: of the target called `target` if that is still there, else of any with its
-    platform."""
-    return backends.load(run.backend, _settings_of(run, config, target))
+    """The backend that reaches `run`: of the target called `target` if that does, else of the first that does."""
+    return _reaching(run, config, target)[0]
 
 
-def _settings_of(run: Run, config: Config, target: str) -> Settings:
-    names = [target] if target in config.values["targets"] else []
-    names += [name for name, settings in config.values["targets"].items() if settings["backend"] == run.backend]
-    for name in names:
-        chosen = config.target(name)
-        if chosen.backend == run.backend:
-            return Settings(name, chosen.settings, config.home)
-    return Settings(run.backend, {}, config.home)
+def _reaching(run: Run, config: Config, target: str) -> tuple[Backend, Settings]:
+    """Of several targets of the run's platform the first that reaches it, `target` before the others; where none does, or there
+    is only one, that: what it says of the run tells why."""
+
+    def made(name: str) -> tuple[Backend, Settings]:
+        at = Settings(name, config.target(name).settings if name in known else {}, config.home)
+        return backends.load(run.backend, at), at
+
+    known = [name for name, settings in config.values["targets"].items() if settings["backend"] == run.backend]
+    known.sort(key=lambda name: name != target)
+    for name in known if len(known) > 1 else ():
+        try:
+            found = made(name)
+            if found[0].reaches(run):
+                return found
+        except MlctlError as error:  # it can't be asked, and another may be the one
+            log.debug("targets.%s: not known whether it reaches %s: %s", name, run, error)
+    return made(known[0] if known else run.backend)
 
 
 class RunHandle:

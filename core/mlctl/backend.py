@@ -223,6 +223,10 @@ class Backend(Protocol):
         """Asks the platform to end the run, with a grace. Idempotent; a no-op when done; never removes the record."""
         ...
 
+    def reaches(self, run: Run) -> bool:
+        """Whether the run is where this target is: in its account, its cluster, its engine. Says nothing of whether it is there."""
+        ...
+
     def check(self) -> Iterator[Finding]:
         """What `mlctl doctor` shows; each by a real call."""
         ...
@@ -263,6 +267,10 @@ class Base:
         from . import data
 
         data.put(upload)
+
+    def reaches(self, run: Run) -> bool:
+        """Any run: where all targets of a platform are one place."""
+        return True
 
     def pause(self, runs: Sequence[Run], seconds: float) -> None:
         """Sleeps: most platforms have no way to tell that a run changed."""

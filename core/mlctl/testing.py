@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import pytest
 
 from . import jobfile, lifecycle, watch
-from .backend import FIELDS, Backend, Finding, Settings
+from .backend import FIELDS, Backend, Base, Finding, Settings
 from .errors import Interrupted, InvalidJob, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable, Unsupported
 from .job import KINDS, Job
 from .policy import admit
@@ -298,7 +298,9 @@ class BackendContract:
         self.ended(run, State.SUCCEEDED)
         again = Run.parse(str(run))
         assert again == run
-        status = self.harness.make().status([again])[again]
+        fresh = self.harness.make()
+        assert fresh.reaches(again)
+        status = fresh.status([again])[again]
         assert isinstance(status, Status)
         assert status.state is State.SUCCEEDED
 
@@ -312,9 +314,13 @@ class BackendContract:
     def test_one_bad_run_spoils_no_other(self) -> None:
         good = self.started(self.job())
         bad = dataclasses.replace(good, name=Key("nobody's", "contract").name(0, self.backend.name_limit))
+        elsewhere = dataclasses.replace(good, account="elsewhere", scope="elsewhere")
         self.ended(good, State.SUCCEEDED)
-        answer = self.backend.status([bad, good])
+        answer = self.backend.status([bad, elsewhere, good])
         assert isinstance(answer[bad], RunNotFound)
+        assert isinstance(answer[elsewhere], MlctlError)
+        default: Any = Base.reaches
+        assert type(self.backend).reaches is default or not self.backend.reaches(elsewhere)
         assert isinstance(answer[good], Status)
         for ask in (self.backend.logs, self.backend.result, self.backend.cancel):
             with pytest.raises(RunNotFound):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from typing import Any
 
 import boto3
 import pytest
-from sagemaker_harness import ACCOUNT, REGION, ROLE, execution, target
+from sagemaker_harness import ACCOUNT, CREDENTIALS, REGION, ROLE, execution, target
 from sagemaker_standin import StandIn
 
-from mlctl import jobfile, lifecycle, watch
+from mlctl import api, config, jobfile, lifecycle, watch
 from mlctl.backends.sagemaker import aws as aws_module
 from mlctl.errors import InvalidConfig, MlctlError, RunNotFound, Unauthorized, Unavailable
 from mlctl.runs import Key, Run, State
@@ -152,6 +153,33 @@ def test_another_accounts_credentials(idle: StandIn, home: Path, monkeypatch: py
         with pytest.raises(Unavailable, match=text):
             ask(run)
     assert idle.job(run.name).status == "InProgress"
+
+
+def test_a_url_finds_the_account_it_lives_in(
+    idle: StandIn, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among a target without credentials, another account's, and the run's own."""
+    run = execution(target(home)).start().run
+    other = boto3.client("sts", region_name=REGION).assume_role(
+        RoleArn="arn:aws:iam::210987654321:role/other", RoleSessionName="other"
+    )["Credentials"]
+    keys = {
+        "dev": (other["AccessKeyId"], other["SecretAccessKey"], other["SessionToken"]),
+        "prod": (CREDENTIALS["AWS_ACCESS_KEY_ID"], CREDENTIALS["AWS_SECRET_ACCESS_KEY"], ""),
+    }
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    lines = [
+        line
+        for profile, values in keys.items()
+        for line in (f"[{profile}]", *(f"{name}={value}" for name, value in zip(names, values, strict=True) if value))
+    ]
+    (tmp_path / "credentials").write_text("\n".join(lines))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    targets = {name: {"backend": "sagemaker", "profile": name, "region": REGION} for name in ("nobody", *keys)}
+    (tmp_path / "mlctl.yaml").write_text(json.dumps({"targets": targets}))
+    found = api.reach(str(run), config.load(file=tmp_path / "mlctl.yaml"))
+    assert found.backend.settings.target == "prod"
+    assert not found.status().state.terminal
 
 
 def test_no_credentials(idle: StandIn, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

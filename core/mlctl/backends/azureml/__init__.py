@@ -136,9 +136,13 @@ class AzureML(Base):
     def _address(self, run: Run) -> str:
         return f"{self._at.arm}/jobs/{quote(run.name, safe='')}"
 
+    def reaches(self, run: Run) -> bool:
+        """Whether it is of this workspace, whose name Azure reads in whatever case."""
+        return (run.account, run.scope.lower()) == (self._at.subscription, self._at.scope.lower())
+
     def _job(self, run: Run) -> dict[str, Any]:
         """The job's record. Raises RunNotFound; Unavailable for a run of another workspace."""
-        if (run.account, run.scope.lower()) != (self._at.subscription, self._at.scope.lower()):
+        if not self.reaches(run):
             text = f"lives in the workspace {run.scope} of the subscription {run.account}"
             raise Unavailable(
                 f"{run}: {text}; targets.{self.settings.target} is {self._at.scope}: use a target of that workspace"
@@ -181,8 +185,7 @@ class AzureML(Base):
     def status(self, runs: Sequence[Run]) -> Mapping[Run, Status | MlctlError]:
         """Pages of the workspace's jobs as long as each has one of ours; one call for each of the rest."""
         answer: dict[Run, Status | MlctlError] = {}
-        own = (self._at.subscription, self._at.scope.lower())
-        left = {run.name: run for run in runs if (run.account, run.scope.lower()) == own}
+        left = {run.name: run for run in runs if self.reaches(run)}
         try:
             path = f"{self._at.arm}/jobs" if len(left) > 1 else ""
             query: dict[str, Any] = {"jobType": "Command"}

@@ -165,9 +165,13 @@ class Databricks(Base):
                     found.append(Found(run, int(match[1]), stamp, self._status(run, record)))
         return sorted(found, key=lambda each: each.number)
 
+    def reaches(self, run: Run) -> bool:
+        """Whether it is of this workspace."""
+        return bool(run.account == self._workspace.account)
+
     def _place(self, run: Run) -> tuple[str, int]:
         """The attempt's folder and the run's id. Raises RunNotFound, Unavailable."""
-        if run.account != self._workspace.account:
+        if not self.reaches(run):
             here = f"targets.{self.settings.target} is {self._workspace.account}"
             raise Unavailable(
                 f"{run}: lives in the workspace {run.account}, and {here}; use a target of that workspace"

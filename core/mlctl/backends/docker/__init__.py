@@ -133,10 +133,14 @@ class Docker(Base):
     def _run(self, name: str) -> Run:
         return Run(self.name, *self._engine.identity, name)
 
+    def reaches(self, run: Run) -> bool:
+        """Whether it is this engine's, which is asked once who it is."""
+        return run.scope == self._engine.identity[1]
+
     def _container(self, run: Run) -> str:
         """Its name. Raises Unavailable where it is another engine's."""
-        here = self._engine.identity
-        if run.scope != here[1]:
+        if not self.reaches(run):
+            here = self._engine.identity
             text = f"lives in the engine {run.scope} on {run.account}, and targets.{self.settings.target} is {here[1]} on {here[0]}"
             raise Unavailable(f"{run}: {text}")
         return run.name

@@ -144,8 +144,12 @@ class KFP(Base):
         first = states.chosen(found)
         return [dict(first), *(each for each in found if each is not first)]
 
+    def reaches(self, run: Run) -> bool:
+        """Whether it is of this server, in this experiment."""
+        return (run.account, run.scope) == (self._account, self._scope)
+
     def _placed(self, run: Run) -> None:
-        if (run.account, run.scope) != (self._account, self._scope):
+        if not self.reaches(run):
             text = f"lives on the server {run.account}, in the experiment {run.scope}"
             raise Unavailable(
                 f"{run}: {text}; targets.{self.settings.target} is {self._account}, {self._scope}: use a target of those"

@@ -183,9 +183,13 @@ class Kubernetes(Base):
             found.append(Found(run, number, stamp, status))
         return sorted(found, key=lambda one: one.number)
 
+    def reaches(self, run: Run) -> bool:
+        """Whether it is of this cluster, in whatever namespace."""
+        return run.account == self._api.account
+
     def _place(self, run: Run) -> str:
         """The namespace of a run. Raises Unavailable for one of another cluster."""
-        if run.account != self._api.account:
+        if not self.reaches(run):
             text = f"lives in the cluster {run.account}, and targets.{self.settings.target} is {self._api.account}"
             raise Unavailable(f"{run}: {text}; use a target of that cluster")
         return run.scope

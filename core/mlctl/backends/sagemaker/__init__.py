@@ -161,12 +161,16 @@ class SageMaker(Base):
         except RunNotFound as reason:
             raise RunNotFound(f"{run}: {reason}") from None
 
+    def reaches(self, run: Run) -> bool:
+        """Whether it is of the account of these credentials, in whatever region."""
+        return run.account == self._aws.account()
+
     def _place(self, run: Run) -> tuple[str, str]:
         """Region and sort of a run. Raises Unavailable where these credentials are another account's."""
         region, _, scope = run.scope.partition("/")
         if scope not in _KINDS:
             raise RunNotFound(f"{run}: no run of SageMaker's; its scope is REGION/training or REGION/processing")
-        if run.account != self._aws.account():
+        if not self.reaches(run):
             text = f"lives in account {run.account}, and these credentials are of {self._aws.account()}"
             raise Unavailable(f"{run}: {text}; change targets.{self.settings.target}.profile")
         return region, scope
