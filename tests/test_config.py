@@ -15,7 +15,7 @@ import pytest
 import mlctl
 from mlctl import __version__, api, config, jobfile
 from mlctl.config import Config
-from mlctl.errors import InvalidConfig, MlctlError, Unauthorized, Unavailable
+from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, Unauthorized, Unavailable
 from mlctl.job import Job
 
 LOCAL = "targets: {local: {backend: local}}\n"
@@ -332,6 +332,38 @@ def test_settings_of_a_call_are_below_too(
     assert str(caught.value).startswith(
         f"--set {next(iter(override))}: targets.prod.{next(iter(override))}: locked by the organisation"
     )
+
+
+@pytest.mark.parametrize(
+    ("lock", "refused"),
+    [
+        ("targets.prod.layout", "targets.prod.layout"), ("targets.prod", "targets.prod.layout"),
+        ("targets", "targets.prod.layout"), ("targets.prod.layout.root", "targets.prod.layout"),
+        ("targets.prod.grace", None), ("targets.dev", None), ("targets.prod.layouts", None),
+    ],
+)  # fmt: skip
+def test_a_job_is_below_too(project: Path, tmp_path: Path, lock: str, refused: str | None) -> None:
+    """What it says under platforms: stands for a setting of the target."""
+    layered(project, tmp_path, f"targets: {{prod: {{backend: local}}}}\nlocked: [{lock}]\n")
+    file = project / "job.yaml"
+    file.write_text("kind: train\nname: a\ncommand: run\nplatforms:\n  local: {layout: sagemaker}\n")
+    if not refused:
+        assert api.plan(file, target="prod").request["layout"]
+        return
+    by = f"{refused}: locked by the organisation in {tmp_path}/organisation.yaml"
+    for start in (api.plan, api.run, api.submit):
+        with pytest.raises(InvalidJob) as caught:
+            start(file, target="prod")
+        text = str(caught.value)
+        assert text.startswith(f"{file}:5: platforms.local.layout: {by}") and text.endswith("; remove it here")
+
+
+def test_what_is_no_setting_of_the_target_is_the_jobs_own(project: Path, tmp_path: Path) -> None:
+    layered(project, tmp_path, "targets: {prod: {backend: local}}\nlocked: [targets.prod]\n")
+    own = {"kind": "train", "name": "a", "command": "run", "platforms": {"databricks": {"host": "x"}}}
+    assert api.plan(own, target="prod").target == "prod"
+    with pytest.raises(InvalidJob, match=r"platforms.local.nosuch: unknown field"):
+        api.plan({**own, "platforms": {"local": {"nosuch": 1}}}, target="prod")
 
 
 def test_the_organisation_of_the_machine_comes_first(

@@ -79,6 +79,7 @@ def execution(
     at = Settings(chosen.name, chosen.settings, config.home)
     asked = Key(key or os.urandom(8).hex(), made.name)
     platform = backends.load(chosen.backend, at)
+    config.refuse_locked(made, chosen, getattr(platform, "takes", made.platforms.get(chosen.backend, ())))
     build = None
     if chosen.build != "never" and not made.image:
         if "image" not in platform.features.honours:

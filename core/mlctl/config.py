@@ -12,7 +12,7 @@ import fnmatch
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,12 @@ class Config:
         if build not in ("auto", "never") and not isinstance(build, Mapping):
             raise InvalidConfig(f"targets.{name}.build: got {one_line(build)}, expected auto, never, or a mapping")
         return Target(name, str(settings.pop("backend")), settings, build)
+
+    def refuse_locked(self, job: Job, target: Target, settings: Collection[str]) -> None:
+        """Raises InvalidJob where the job, under `platforms`, says one of the target's `settings` that is locked."""
+        for key in job.platforms.get(target.backend, {}):
+            if key in settings and (text := _lock(self.locked, ("targets", target.name, key), whole=True)):
+                raise job.fail(("platforms", target.backend, key), text)
 
     def route(self, job: Job) -> str:
         """The name of the target for `job`: the one asked for, or that of the first rule of the profile that
@@ -348,10 +354,18 @@ def _join(
             origins[keys] = origin(keys)
 
 
-def _refuse_locked(locked: Mapping[str, str], keys: Keys, origin: str, whole: bool = False) -> None:
-    """Raises where `keys` is locked, or lies below what is; with `whole`, where something below it is, too."""
+def _lock(locked: Mapping[str, str], keys: Keys, whole: bool = False) -> str:
+    """What is to be said of `keys` where they are locked, or lie below what is; with `whole`, where something below them is, too.
+    Empty where they are free."""
     name = dotted(keys)
     for lock, by in locked.items():
         if f"{name}.".startswith(f"{lock}.") or (whole and lock.startswith(f"{name}.")):
             what = "" if lock == name else f", as {lock}"
-            raise InvalidConfig(f"{origin}: {name}: locked by the organisation in {by}{what}; remove it here")
+            return f"{name}: locked by the organisation in {by}{what}; remove it here"
+    return ""
+
+
+def _refuse_locked(locked: Mapping[str, str], keys: Keys, origin: str, whole: bool = False) -> None:
+    """Raises where `_lock` has something to say."""
+    if text := _lock(locked, keys, whole):
+        raise InvalidConfig(f"{origin}: {text}")
