@@ -489,6 +489,36 @@ def test_plan_compares_any_number_of_targets(
     assert [one["target"] for one in answers] == ["a", "b", "c"] and list(answers[1]) == ["target", "error"]
 
 
+def test_plan_compares_with_a_target_that_has_no_plan(project: Path, cli: Cli, refused: Callable[..., str]) -> None:
+    """One that isn't installed, or whose settings are wrong, is a column, a line and the exit code; the others are told."""
+    targets = {
+        "a": {"backend": "local"}, "odd": {"backend": "nosuch"}, "wrong": {"backend": "local", "nosuch": 1},
+        "soon": {"backend": "local", "grace": "soon"},
+    }  # fmt: skip
+    (project / "mlctl.yaml").write_text(json.dumps({"targets": targets}))
+    path = job(project, env={"A": "b"})
+    every = ["plan", path, *(word for name in (*targets, "gone") for word in ("-t", name))]
+    answer = cli(*every)
+    assert answer.code == 2 and '"grace": 10' in answer.out
+    assert re.search(r"^env +honoured +unknown +unknown +unknown +unknown$", answer.out, re.MULTILINE)
+    starts = [
+        "mlctl: odd has no plan: targets.odd.backend: got 'nosuch', which is no platform known here; installed here: ",
+        "mlctl: wrong has no plan: targets.wrong.nosuch: unknown setting; ",
+        "mlctl: soon has no plan: targets.soon.grace: got 'soon', expected seconds",
+        "mlctl: gone has no plan: --target: target 'gone' is not in the configuration",
+    ]
+    lines = answer.err.splitlines()
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 4
+    as_json = cli(*every, "--json")
+    assert as_json.code == 2 and [one["target"] for one in as_json.json] == [*targets, "gone"]
+    assert [list(one) == ["target", "error"] for one in as_json.json] == [False, True, True, True, True]
+    none = cli("plan", path, "-t", "odd", "-t", "wrong")
+    assert (none.code, none.out, none.err.count("\n")) == (2, "", 2)
+
+    job(project, env={"MLCTL_X": "b"})  # what is wrong with the job is no target's, and said once
+    assert "job.yaml:1: env.MLCTL_X: " in refused(2, *every)
+
+
 def test_large_uploads_have_a_bar_on_a_terminal(tmp_path: Path) -> None:
     """Elsewhere a line of the log."""
     source = tmp_path / "data.bin"

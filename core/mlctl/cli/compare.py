@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 
 from mlctl.backend import FIELDS
-from mlctl.errors import Unsupported
+from mlctl.errors import InvalidJob, MlctlError
+from mlctl.job import Job
 from mlctl.lifecycle import Execution
 from mlctl.runs import Plan
 
@@ -18,45 +19,50 @@ from . import complain, show
 
 __all__ = ["plans"]
 
-_CELLS = {"honoured": "green", "lost": "yellow", "refused": "red"}
+_CELLS = {"honoured": "green", "lost": "yellow", "refused": "red", "unknown": "magenta"}
 
 
-def plans(executions: Sequence[Execution], json_: bool) -> int:
-    """Shows them; gives the exit code, that of Unsupported where a target refuses the job."""
-    answers = [_answer(execution) for execution in executions]
-    names = [execution.settings.target for execution in executions]
-    errors = {name: answer for name, answer in zip(names, answers, strict=True) if isinstance(answer, Unsupported)}
+def plans(names: Sequence[str], make: Callable[[str], Execution], json_: bool) -> int:
+    """Shows them; gives the exit code, that of the first target that has no plan: it refuses the job, or can't be planned for."""
+    answers: list[Plan | MlctlError] = []
+    job: Job | None = None
+    for name in names:
+        try:
+            execution = make(name)
+            job = job or execution.job
+            answers.append(execution.plan())
+        except MlctlError as error:
+            answers.append(error)
     found = [answer for answer in answers if isinstance(answer, Plan)]
+    errors = {name: answer for name, answer in zip(names, answers, strict=True) if isinstance(answer, MlctlError)}
+    if not found and len({str(reason) for reason in errors.values()}) == 1:  # of the job, or of the configuration
+        raise next(iter(errors.values()))
     if json_:
         show.as_json([_plain(name, answer) for name, answer in zip(names, answers, strict=True)])
     else:
         _requests(found)
-        asked = [name for name, asks in FIELDS.items() if asks(executions[0].job)]
-        show.table(["field", *names], ([field, *(_cell(answer, field) for answer in answers)] for field in asked))
+        if job:
+            asked = [name for name, asks in FIELDS.items() if asks(job)]
+            rows = ([field, *(_cell(answer, field) for answer in answers)] for field in asked)
+            show.table(["field", *names], rows)
         for plan in found:
             for loss in plan.losses:
                 click.echo(f"{click.style(f'not honoured by {plan.target}', fg='yellow')}  {loss.field}: {loss.why}")
-    for name, error in errors.items():
-        complain(f"{name} refuses the job: {error}", error.exit_code)
-    return Unsupported.exit_code if errors else 0
+    for name, reason in errors.items():
+        what = "refuses the job" if isinstance(reason, InvalidJob) else "has no plan"
+        complain(f"{name} {what}: {reason}", reason.exit_code)
+    return next((reason.exit_code for reason in errors.values()), 0)
 
 
-def _answer(execution: Execution) -> Plan | Unsupported:
-    try:
-        return execution.plan()
-    except Unsupported as error:
-        return error
-
-
-def _plain(name: str, answer: Plan | Unsupported) -> dict[str, Any]:
+def _plain(name: str, answer: Plan | MlctlError) -> dict[str, Any]:
     return answer.to_json() if isinstance(answer, Plan) else {"target": name, "error": str(answer)}
 
 
-def _cell(answer: Plan | Unsupported, field: str) -> str:
-    if isinstance(answer, Unsupported):
-        word = "refused"
-    else:
+def _cell(answer: Plan | MlctlError, field: str) -> str:
+    if isinstance(answer, Plan):
         word = "lost" if any(loss.field == field for loss in answer.losses) else "honoured"
+    else:
+        word = "refused" if isinstance(answer, InvalidJob) else "unknown"
     return click.style(word, fg=_CELLS[word])
 
 

@@ -8,6 +8,7 @@ import logging
 import signal
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,12 +97,12 @@ def _execution(job: Path, options: dict[str, Any], target: str | None) -> lifecy
 @show.json_option
 def plan(job: Path, targets: tuple[str, ...], json_: bool, **options: Any) -> int:
     """Show exactly what would be sent to the platform, and what it would not honour. Starts nothing."""
-    made = [_execution(job, {**options, "key": "plan"}, target) for target in targets or (None,)]
-    if len(made) > 1:
+    options["key"] = "plan"
+    if len(targets) > 1:
         from . import compare
 
-        return compare.plans(made, json_)
-    found = made[0].plan()
+        return compare.plans(targets, partial(_execution, job, options), json_)
+    found = _execution(job, options, next(iter(targets), None)).plan()
     if json_:
         show.as_json(found.to_json())
     else:
