@@ -894,6 +894,28 @@ def test_cancel_answers_in_json(done: str, cli: Cli) -> None:
     assert [(one["run"], one["state"]) for one in json.loads(answer.out)] == [(done, "succeeded")]
 
 
+GOOD = {"run": "local://h/x/t-0", "job": "t", "kind": "train", "target": "local", "key": "k", "time": 1.5}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(json.dumps({**GOOD, name: value}) for name, value in (
+            ("run", "x"), ("run", 5), ("run", None), ("job", 5), ("kind", None), ("target", ["a"]), ("key", 5),
+            ("time", "now"), ("time", None), ("time", float("nan")), ("secrets", 5), ("secrets", "AB"), ("secrets", [5]),
+        )),
+        "5", "null", "[]", "{}", '"x"', "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_line_of_the_record_that_is_none_is_passed_over(cli: Cli, done: str, home: Path, line: str) -> None:
+    with (home / "record.jsonl").open("a") as record:
+        record.write(f"{line}\n")
+    assert [one["run"] for one in cli("list", "--json").json] == [done]
+    for words in (["list"], ["status", "train"], ["status", done], ["logs", "k1"]):
+        answer = cli(*words)
+        assert (answer.code, answer.err) == (0, ""), answer
+
+
 class Account(Local):
     """This machine, where each target has an account, or a scope, of its own, as platforms elsewhere do."""
 

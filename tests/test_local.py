@@ -1476,7 +1476,9 @@ def test_the_record_is_read_from_its_end(home: Path) -> None:
     with (home / "record.jsonl").open("ab") as stream:
         stream.write(b'{"run": "cut sho\n\n5\n\xff\n{"a": 1}\n')
         stream.write(
-            json.dumps({"run": "r", "job": "x" * 200_000, "kind": "", "target": "", "key": "", "time": 0}).encode()
+            json.dumps(
+                {"run": "local://h/x/t-0", "job": "x" * 200_000, "kind": "", "target": "", "key": "", "time": 0}
+            ).encode()
         )
     found = list(ledger.recent(home))
     assert len(found) == 3001 and len(found[0].job) == 200_000

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from .errors import InvalidConfig
+from .runs import Run
 
 __all__ = ["Entry", "recent", "record"]
 
@@ -34,6 +38,18 @@ class Entry:
     key: str
     time: float
     secrets: Sequence[str] = ()
+
+    @classmethod
+    def of_line(cls, line: bytes) -> Entry:
+        """Raises ValueError, TypeError, RecursionError or InvalidConfig for what `record` did not write."""
+        entry = cls(**json.loads(line))
+        texts = (entry.run, entry.job, entry.kind, entry.target, entry.key, *entry.secrets)
+        if isinstance(entry.secrets, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError
+        if not math.isfinite(entry.time):
+            raise ValueError
+        Run.parse(entry.run)
+        return entry
 
 
 def record(home: Path, run: str, job: str, kind: str, target: str, key: str, secrets: Sequence[str] = ()) -> None:
@@ -68,6 +84,7 @@ def recent(home: Path) -> Iterator[Entry]:
                 lines, rest = [*lines, rest], b""
             for line in lines:
                 try:
-                    yield Entry(**json.loads(line))
-                except (ValueError, TypeError):  # an empty line, or one that a full disk cut short
+                    entry = Entry.of_line(line)
+                except (ValueError, TypeError, RecursionError, InvalidConfig):  # empty, cut short, or not ours
                     continue
+                yield entry
