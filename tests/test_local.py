@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 import mlctl
-from mlctl import api, ledger, lifecycle, watch
+from mlctl import api, data, ledger, lifecycle, watch
 from mlctl import cli as command_line
 from mlctl.backend import Settings
 from mlctl.backends.local import Local, folder
@@ -430,13 +431,77 @@ def test_an_input_that_is_not_there(project: Path) -> None:
         submit("exit 0", inputs={"x": "s3://bucket/key"})
 
 
-def test_an_input_that_cannot_be_copied_is_one_line(project: Path, home: Path) -> None:
-    (project / "data").mkdir()
-    os.mkfifo(project / "data" / "pipe")
-    with pytest.raises(Unavailable, match="data/pipe") as caught:
+UNCOPIED: Mapping[str, tuple[Callable[[Path], object], str]] = {
+    "pipe": (os.mkfifo, "is neither a file nor a folder"),
+    "device": (lambda path: path.symlink_to("/dev/null"), "is neither a file nor a folder"),
+    "dangling": (lambda path: path.symlink_to("nothing"), "is a link to nothing"),
+    "loop": (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
+    "above": (lambda path: path.symlink_to(".."), "is a folder within itself"),
+}
+
+
+@pytest.mark.parametrize("name", UNCOPIED)
+def test_an_input_that_can_never_be_copied(name: str, project: Path, home: Path) -> None:
+    """One line that says why, worth no other try; and nothing of it stays."""
+    make, why = UNCOPIED[name]
+    (project / "data" / "sub").mkdir(parents=True)
+    (project / "data" / "a").write_text("1\n")
+    make(project / "data" / "sub" / name)
+    with pytest.raises(InvalidJob) as caught:
         submit("exit 0", inputs={"x": {"uri": "data", "mode": "download"}})
-    assert "\n" not in str(caught.value) and "[" not in str(caught.value).split("Errno")[0]
+    mend = "mend that, or read it in place, without mode: download"
+    assert str(caught.value) == f"inputs.x: {project}/data/sub/{name}: {why}; {mend}"
     assert not list(home.glob("runs/*/0")) and not list(home.glob("runs/*/.new-*"))
+
+
+def test_an_input_that_has_its_own_copy_in_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLCTL_HOME", str(project / "home"))
+    with pytest.raises(InvalidJob, match=rf"inputs.x: {project}/home/runs/.*: is a folder within itself"):
+        submit("exit 0", inputs={"x": {"uri": ".", "mode": "download"}})
+
+
+@pytest.mark.parametrize("name", ["pipe", "device"])
+def test_an_input_that_is_no_file_itself(name: str, project: Path) -> None:
+    UNCOPIED[name][0](project / name)
+    with pytest.raises(InvalidJob, match=f"inputs.x: {project}/{name}: is neither a file nor a folder"):
+        submit("exit 0", inputs={"x": {"uri": name, "mode": "download"}})
+
+
+@pytest.mark.parametrize("name", ["file", "folder"])
+def test_an_input_that_may_not_be_read(name: str) -> None:
+    """As nobody, where the tests run as root, who may read everything."""
+    with tempfile.TemporaryDirectory() as made:
+        where, root = Path(made), os.geteuid() == 0
+        (where / "data" / "folder").mkdir(parents=True)
+        (where / "data" / "file").touch()
+        (where / "data" / name).chmod(0)
+        target = where / "copy"
+        if root:
+            os.chown(where, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            with pytest.raises(ValueError, match=f"^{where}/data/{name}: Permission denied$"):
+                data.copy(where / "data", target)
+        finally:
+            if root:
+                os.seteuid(0)
+            (where / "data" / name).chmod(0o700)
+
+
+def test_a_copy_follows_links_and_can_be_removed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "closed").mkdir(parents=True)
+    (source / "run.sh").write_text("#!/bin/sh\n")
+    (source / "run.sh").chmod(0o750)
+    (source / "closed" / "file").symlink_to(source / "run.sh")
+    (source / "twice").symlink_to(source / "closed")  # a folder by two ways is no loop
+    (source / "closed").chmod(0o500)
+    data.copy(source, tmp_path / "copy")
+    found = sorted(path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*"))
+    assert found == ["closed", "closed/file", "run.sh", "twice", "twice/file"]
+    assert not any(path.is_symlink() for path in (tmp_path / "copy").rglob("*"))
+    assert (tmp_path / "copy" / "twice" / "file").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "copy" / "closed").stat().st_mode & 0o777 == 0o700
 
 
 def test_outputs_are_folders_of_the_attempt(project: Path) -> None:

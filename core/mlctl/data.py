@@ -8,10 +8,12 @@ is first needed; `http:` and `https:` are read by platforms, and never written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -24,7 +26,7 @@ from .errors import InvalidConfig, InvalidJob, Unavailable, Unsupported
 from .job import Job
 from .runs import Upload
 
-__all__ = ["SCHEMES", "Local", "counted", "local_inputs", "opened", "output", "put", "reached", "scheme"]
+__all__ = ["SCHEMES", "Local", "copy", "counted", "local_inputs", "opened", "output", "put", "reached", "scheme"]
 
 SCHEMES: Mapping[str, str] = {
     "s3": "s3fs",
@@ -187,7 +189,7 @@ def put(upload: Upload) -> None:
     network fails.
     """
     if scheme(upload.address) == "file":
-        _copy(Path(upload.source), Path(unquote(urlsplit(upload.address).path)))
+        _put_file(Path(upload.source), Path(unquote(urlsplit(upload.address).path)))
         return
     files, path = _remote(upload.address)
     try:
@@ -216,7 +218,41 @@ def _remote(address: str) -> tuple[Any, str]:
     return files, str(path)
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
+    """Copies a file, or a folder with all that is in it, to where nothing is yet; links are followed, and who owns the copy may
+    remove it. Raises OSError, and ValueError for what could never be copied, whoever tries again."""
+    _duplicate(str(source), str(target), ())
+
+
+def _duplicate(source: str, target: str, above: tuple[tuple[int, int], ...]) -> None:
+    try:
+        found = os.stat(source)  # noqa: PTH116 - no Path for each of a million files
+        if stat.S_ISREG(found.st_mode):
+            shutil.copy2(source, target)
+            return
+        if not stat.S_ISDIR(found.st_mode):  # what a pipe or a device holds may have no end
+            raise ValueError(f"{source}: is neither a file nor a folder")
+        here = found.st_dev, found.st_ino
+        if here in above:
+            raise ValueError(f"{source}: is a folder within itself")
+        names = sorted(os.listdir(source))  # noqa: PTH208
+    except OSError as reason:
+        if reason.filename != source or reason.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM):
+            raise
+        if reason.errno != errno.ENOENT:
+            raise ValueError(f"{source}: {reason.strerror}") from None
+        if not os.path.islink(source):  # noqa: PTH114 - removed just now
+            raise
+        raise ValueError(f"{source}: is a link to nothing") from None
+    os.mkdir(target)  # noqa: PTH102
+    made = os.stat(target)  # noqa: PTH116 - the copy may be in what is copied
+    for name in names:
+        _duplicate(f"{source}/{name}", f"{target}/{name}", (*above, here, (made.st_dev, made.st_ino)))
+    shutil.copystat(source, target)
+    os.chmod(target, stat.S_IMODE(found.st_mode) | stat.S_IRWXU)  # noqa: PTH101
+
+
+def _put_file(source: Path, target: Path) -> None:
     if target.exists():
         return
     try:

@@ -216,7 +216,8 @@ class Local(Base):
         """Builds what the job needs in Python, takes the name by renaming a folder, and starts the shim.
 
         A caller that dies on the way leaves a name that was never started (`abandoned`), or none at all.
-        Raises InvalidJob for a command that isn't there; InvalidConfig for a secret that isn't.
+        Raises InvalidJob for a command that isn't there, and for an input that can't be copied; InvalidConfig for a secret that
+        isn't where the target says.
         """
         request = plan.plan.request
         environment.ensure(request["python"])
@@ -361,7 +362,4 @@ class Local(Base):
 
 
 def _unavailable(path: Path, reason: OSError) -> Unavailable:
-    if isinstance(reason, shutil.Error) and isinstance(reason.args[0], list):  # of a folder's copy: one for each file
-        source, _, why = reason.args[0][0]
-        return Unavailable(f"{source}: {why}")
     return Unavailable(f"{reason.filename or path}: {reason.strerror or reason}")

@@ -46,7 +46,8 @@ def program(word: str, env: Mapping[str, str]) -> str:
 
 
 def fill(draft: Path, request: Mapping[str, Any], stamp: Stamp, home: Path) -> None:
-    """Writes all that the run starts with to `draft`, which is to become its folder. Raises OSError."""
+    """Writes all that the run starts with to `draft`, which is to become its folder. Raises OSError; InvalidJob for an
+    input that can't be copied."""
     record = {
         "request": request, "stamp": vars(stamp), "host": socket.gethostname(), "created": time.time(),
         "oom_kills": folder.oom_kills(),
@@ -64,8 +65,13 @@ def fill(draft: Path, request: Mapping[str, Any], stamp: Stamp, home: Path) -> N
         if each["copied"]:
             target = draft / "inputs" / name
             target.mkdir(parents=True)
-            copy = shutil.copytree if os.path.isdir(each["from"]) else shutil.copy2  # noqa: PTH112
-            copy(each["from"], target / Path(each["from"]).name)
+            from mlctl import data
+
+            try:
+                data.copy(Path(each["from"]), target / Path(each["from"]).name)
+            except ValueError as reason:
+                mend = "mend that, or read it in place, without mode: download"
+                raise InvalidJob(f"inputs.{name}: {reason}; {mend}") from None
     (at.parent / "checkpoints").mkdir(exist_ok=True)
     for path in request["outputs"].values():
         inside = Path(path).is_relative_to(at)
