@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -263,6 +264,63 @@ def test_77_for_what_is_forbidden(project: Path, refused: Callable[..., str], mo
         address = f"http://127.0.0.1:{server.server_port}/org.yaml"
         (project / "mlctl.yaml").write_text(f"organisation: '{address}#sha256={'0' * 64}'")
         assert refused(77, "config") == f"{project}/mlctl.yaml:1: {address}: 403 Forbidden"
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Path]]:
+    """The working folder: a job, and a folder `closed` in it, into which nobody writes once this is called; as nobody, where the
+    tests run as root, who may write everywhere."""
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "closed").mkdir()
+        (folder / "home").mkdir()
+        job(folder, METRICS, outputs={"model": {"uri": "out"}})
+        monkeypatch.chdir(folder)
+        for variable in ("MLCTL_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"):
+            monkeypatch.setenv(variable, str(folder / "home"))
+
+        def close() -> Path:
+            (folder / "closed").chmod(0o555)
+            if root:
+                for path in (folder, *folder.rglob("*")):
+                    if path.name != "closed":
+                        os.chown(path, 65534, 65534)
+                os.seteuid(65534)
+            return folder / "closed"
+
+        yield close
+        if root:
+            os.seteuid(0)
+        (folder / "closed").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("args", "variables"),
+    [
+        (["run", "job.yaml", "--key", "k"], {"MLCTL_HOME": "{}"}),
+        (["submit", "away.yaml", "--key", "k"], {}),
+        (["init", "{}"], {}),
+        (["init", "{}/new"], {}),
+        (["outputs", "done", "--download", "{}"], {}),
+        (["outputs", "done", "--download", "{}/new"], {}),
+    ],
+)
+def test_77_for_a_folder_that_may_not_be_written(
+    cli: Cli, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, closed: Callable[[], Path],
+    args: list[str], variables: dict[str, str],
+) -> None:  # fmt: skip
+    """No other try will change it."""
+    assert cli("run", "job.yaml", "--key", "done").code == 0
+    assert cli("init", "demo").code == 0  # imports what nobody couldn't
+    assert cli("outputs", "done", "--download", "here").code == 0
+    job(Path(), name="away", outputs={"model": {"uri": "closed/out"}})
+    at = closed()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(at))
+    said = refused(77, *(word.format(at) for word in args))
+    assert said.startswith(f"{at}") and "Permission denied" in said, said
+    assert not list(at.iterdir()) and not list((at.parent / "home").glob("runs/*/.new-*"))
 
 
 def test_an_internal_error_is_one_line_too(

@@ -26,7 +26,16 @@ from mlctl import api, data, ledger, lifecycle, watch
 from mlctl import cli as command_line
 from mlctl.backend import Settings
 from mlctl.backends.local import Local, folder
-from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, RunExists, RunNotFound, Unavailable, Unsupported
+from mlctl.errors import (
+    InvalidConfig,
+    InvalidJob,
+    MlctlError,
+    RunExists,
+    RunNotFound,
+    Unauthorized,
+    Unavailable,
+    Unsupported,
+)
 from mlctl.runs import Key, Reason, Run, State, Status
 
 LINUX = sys.platform == "linux"
@@ -1088,7 +1097,7 @@ def test_no_name_is_left_on_the_disk_when_the_job_ends(disk: Path, tmp_path: Pat
 def test_a_read_only_home(disk: Path) -> None:
     done = ran("exit 0", key="k")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    with pytest.raises(Unavailable, match="Read-only file system") as caught:
+    with pytest.raises(Unauthorized, match="Read-only file system") as caught:
         submit("exit 0")
     assert "\n" not in str(caught.value)
     assert submit("exit 0", key="k").run == done.run

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlctl import document, runtime, scaffold
-from mlctl.errors import InvalidConfig, Unavailable
+from mlctl.errors import InvalidConfig, Unauthorized
 from mlctl.scaffold import project
 from mlctl.scaffold.yaml_text import comment, scalar
 
@@ -322,10 +322,10 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, exists: bool) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == (["project"] if exists else [])
 
 
-def test_a_folder_that_is_not_ours_is_unavailable(not_ours: Callable[[], Path]) -> None:
+def test_a_folder_that_is_not_ours_is_no_other_try(not_ours: Callable[[], Path]) -> None:
     folder = not_ours()
     for place in (folder, folder / "new"):
-        with pytest.raises(Unavailable, match="nothing was written") as raised:
+        with pytest.raises(Unauthorized, match="nothing was written") as raised:
             scaffold.create(place, "plain", schema=SCHEMA)
         assert "\n" not in str(raised.value)
     assert [path.name for path in folder.rglob("*")] == ["jobs"]
@@ -341,7 +341,7 @@ def test_what_was_moved_is_taken_back(not_ours: Callable[[], Path]) -> None:
     else:
         (folder / "jobs").chmod(0o555)
         folder.chmod(0o755)
-    with pytest.raises(Unavailable, match=r"jobs.*nothing was written"):
+    with pytest.raises(Unauthorized, match=r"jobs.*nothing was written"):
         scaffold.create(folder, "plain", schema=SCHEMA)
     assert [path.name for path in folder.rglob("*")] == ["jobs"]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
-from .errors import InvalidConfig, InvalidJob, Unavailable, Unsupported
+from .errors import InvalidConfig, InvalidJob, Unsupported, kind_of
 from .job import Job
 from .runs import Upload
 
@@ -72,7 +72,7 @@ class Local:
 
     @classmethod
     def of(cls, path: Path) -> Local:
-        """Reads all of it. Raises InvalidJob for what isn't there; Unavailable for what can't be read."""
+        """Reads all of it. Raises InvalidJob for what isn't there; Unauthorized, Unavailable for what can't be read."""
         try:
             single = path.is_file()
             if single:
@@ -84,7 +84,7 @@ class Local:
                 raise InvalidJob(f"{path}: no such file or folder")
             files = tuple((name, _sha256(each)) for name, each in names)
         except OSError as reason:
-            raise Unavailable(f"{reason.filename or path}: {reason.strerror or reason}") from None
+            raise kind_of(reason)(f"{reason.filename or path}: {reason.strerror or reason}") from None
         whole = hashlib.sha256(
             "".join(f"{name}\0{digest}\n" for name, digest in files).encode("utf-8", "surrogateescape")
         )
@@ -185,8 +185,8 @@ class _Counted(io.FileIO):
 def put(upload: Upload) -> None:
     """Puts a file at its address, unless one is there: whole, or not at all.
 
-    Raises InvalidConfig where a package is missing that writes there, or nothing does; Unavailable where the disk or the
-    network fails.
+    Raises InvalidConfig where a package is missing that writes there, or nothing does; Unauthorized where it may not be written;
+    Unavailable where the disk or the network fails.
     """
     if scheme(upload.address) == "file":
         _put_file(Path(upload.source), Path(unquote(urlsplit(upload.address).path)))
@@ -201,7 +201,7 @@ def put(upload: Upload) -> None:
             follow.set_size(size)
             files.put_file(upload.source, path, callback=follow)  # of an object store: there once it is whole
     except OSError as reason:
-        raise Unavailable(f"{upload.address}: {reason.strerror or reason}") from None
+        raise kind_of(reason)(f"{upload.address}: {reason.strerror or reason}") from None
 
 
 def _remote(address: str) -> tuple[Any, str]:
@@ -266,7 +266,7 @@ def _put_file(source: Path, target: Path) -> None:
                 shutil.copyfileobj(stream, copy)
             draft.replace(target)
     except OSError as reason:
-        raise Unavailable(f"{reason.filename or target}: {reason.strerror or reason}") from None
+        raise kind_of(reason)(f"{reason.filename or target}: {reason.strerror or reason}") from None
 
 
 def _sha256(path: Path) -> str:

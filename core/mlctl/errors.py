@@ -5,7 +5,7 @@
     │  └─ Unsupported        this platform has no such kind or feature                       exit 2
     ├─ InvalidConfig         mlctl.yaml, a layer of it, or what was asked of it              exit 2
     ├─ Denied                a rule of the organisation forbids it                           exit 77
-    ├─ Unauthorized          the platform knows no such credentials, or they lack a right    exit 77
+    ├─ Unauthorized          unknown credentials, or a right that lacks: a file's, too       exit 77
     ├─ Unavailable           throttled, 5xx, network, full disk; worth another try           exit 75
     ├─ RunExists             the name is taken: somebody submitted this attempt before       exit 70
     ├─ RunNotFound           the platform knows no such run                                  exit 70
@@ -18,6 +18,7 @@ shell's for SIGINT. A message is one line: what, where, what it got, what is all
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,6 +39,7 @@ __all__ = [
     "Unavailable",
     "Unsupported",
     "did_you_mean",
+    "kind_of",
     "one_line",
 ]
 
@@ -78,7 +80,7 @@ class Denied(MlctlError):
 
 
 class Unauthorized(MlctlError):
-    """The platform refused the credentials or the permission."""
+    """The platform refused the credentials or the permission, or this machine to read or write a file."""
 
     exit_code = 77
 
@@ -133,6 +135,11 @@ class RunFailed(MlctlError):
         if reason is None:
             return 1
         return {"timeout": 124, "cancelled": 130}.get(reason.value, 75 if reason.retryable else 1)
+
+
+def kind_of(reason: OSError) -> type[MlctlError]:
+    """What the system's refusal is: Unauthorized where a right lacks, which no other try changes, else Unavailable."""
+    return Unauthorized if reason.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else Unavailable
 
 
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
-from .errors import InvalidJob, Unavailable, one_line
+from .errors import InvalidJob, kind_of, one_line
 from .ignore import ignored, rules_above, rules_in
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def pack(folder: Path, store: Path, *, limit: int = 512 * 2**20) -> Package:
     A killed process leaves at most a hidden `.partial` file there, which nothing takes for an archive.
 
     Raises InvalidJob: no such folder; something unreadable; a file that changes meanwhile; a socket, pipe or device; a
-    link that leads outside or back to itself; files of more than `limit` bytes together. Unavailable: the store can't
-    be written.
+    link that leads outside or back to itself; files of more than `limit` bytes together. Unauthorized, Unavailable:
+    the store can't be written.
     """
     with _readable(folder):
         if not folder.is_dir():
@@ -80,7 +80,7 @@ def pack(folder: Path, store: Path, *, limit: int = 512 * 2**20) -> Package:
             partial.replace(archive)
         return Package(sha256, archive, archive.stat().st_size, len(entries))
     except OSError as error:
-        raise Unavailable(f"{_shown(store)}: a package can't be written here: {_reason(error)}") from error
+        raise kind_of(error)(f"{_shown(store)}: a package can't be written here: {_reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -91,7 +91,7 @@ def unpack(archive: Path, sha256: str, target: Path, *, limit: int = 2 * 2**30) 
 
     Files get mode 755 or 644 less the umask, and the current time. Raises InvalidJob: the content isn't whole or isn't
     that of `sha256`, is longer than `limit` bytes, or holds what `pack` never makes: a name or a link that leaves the
-    target, a device, a hard link. Unavailable: the archive can't be read, or the target not written. FileExistsError:
+    target, a device, a hard link. Unauthorized, Unavailable: the archive can't be read, or the target not written. FileExistsError:
     `target` exists and isn't an empty folder.
     """
     import shutil
@@ -107,7 +107,7 @@ def unpack(archive: Path, sha256: str, target: Path, *, limit: int = 2 * 2**30) 
     except OSError as error:
         if error.errno == errno.ENOTEMPTY:  # somebody else unpacked there meanwhile
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
-        raise Unavailable(f"{_shown(archive)}: can't be unpacked to {_shown(target)}: {_reason(error)}") from error
+        raise kind_of(error)(f"{_shown(archive)}: can't be unpacked to {_shown(target)}: {_reason(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

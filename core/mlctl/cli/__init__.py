@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import click
 
 from mlctl import __version__, plugins
-from mlctl.errors import MlctlError, Unavailable, did_you_mean
+from mlctl.errors import MlctlError, did_you_mean, kind_of
 
 __all__ = ["main"]
 
@@ -158,7 +158,7 @@ def run(args: list[str] | None = None) -> int:
             raise
         gone = isinstance(error, FileNotFoundError)  # what has no name and isn't there is the working folder
         where = f"{error.filename}: " if error.filename else "the working folder: " if gone else ""
-        return complain(f"{where}{error.strerror or error}", Unavailable.exit_code)
+        return complain(f"{where}{error.strerror or error}", kind_of(error).exit_code)
     except Exception as error:
         if os.environ.get("MLCTL_DEBUG"):
             raise

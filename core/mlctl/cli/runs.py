@@ -15,7 +15,7 @@ import click
 
 from mlctl import api, config, ledger, units
 from mlctl.backend import Backend
-from mlctl.errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable
+from mlctl.errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable, kind_of
 from mlctl.runs import Run, State, Status
 
 from . import complain, show, unread
@@ -185,6 +185,8 @@ def outputs(run: str, name: str | None, download: Path | None, json_: bool) -> N
 
 def _copied(name: str, address: str, into: Path) -> Path:
     """Copies one output to `into`/`name`, whole or not at all."""
+    from mlctl import data
+
     target = into / name
     if target.exists():
         raise InvalidConfig(f"--download: {target} exists already; choose another folder")
@@ -194,11 +196,14 @@ def _copied(name: str, address: str, into: Path) -> Path:
         into.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".new-", dir=into))
         try:
-            shutil.copytree(address, draft / name).rename(target)
+            data.copy(Path(address), draft / name)
+            (draft / name).rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    except (OSError, shutil.Error) as reason:
-        raise Unavailable(f"{target}: {getattr(reason, 'strerror', None) or reason}") from None
+    except ValueError as reason:
+        raise InvalidConfig(f"--download: {reason}") from None
+    except OSError as reason:
+        raise kind_of(reason)(f"{target}: {reason.strerror or reason}") from None
     return target
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mlctl.errors import InvalidConfig, Unavailable
+from mlctl.errors import InvalidConfig, kind_of
 
 __all__ = ["write_new"]
 
@@ -92,7 +92,7 @@ def _translated(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = InvalidConfig if error.errno in _WRONG else Unavailable
+        kind = InvalidConfig if error.errno in _WRONG else kind_of(error)
         where = str(error.filename or folder)
         where = str(folder) if _STAGED in where else where
         raise kind(f"{where}: {error.strerror or error}; nothing was written") from None
