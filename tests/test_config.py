@@ -366,6 +366,27 @@ def test_what_is_no_setting_of_the_target_is_the_jobs_own(project: Path, tmp_pat
         api.plan({**own, "platforms": {"local": {"nosuch": 1}}}, target="prod")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"settings": [1]}, "settings: got [1], expected a mapping of names to values"),
+        ({"settings": 5}, "settings: got 5, expected a mapping"),
+        ({"settings": {1: 2}}, "settings: got the name 1, expected a string"),
+        ({"config": 5}, "config: got 5, expected the path of a file"),
+    ],
+)
+def test_options_of_another_type(project: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        api.plan({"kind": "train", "name": "a", "command": "run"}, **given)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("run", [None, 5, ["x"], b"local://x/y/z-0"])
+def test_a_run_is_named_by_text(run: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r"run: got .*, expected its URL, its name, its key or its job's name"):
+        api.reach(run)
+
+
 def test_the_organisation_of_the_machine_comes_first(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,13 +10,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import mlctl
 from mlctl import jobfile, schemas, units
 from mlctl.errors import InvalidJob, MlctlError
 from mlctl.job import KINDS, Accelerators, Distribution, Input, Job, Output, Param, Resources
@@ -410,10 +413,18 @@ def test_a_loaded_job_keeps_its_folder(tmp_path: Path, monkeypatch: pytest.Monke
     ("source", "message"),
     [
         ({}, "job: kind is missing"), ({**BASE, "kind": "trian"}, "job: kind: got 'trian'"),
-        ({**BASE, 1: 2}, "job: a field's name is a string"),
-        ({**BASE, "params": {"a": math.nan}}, "job: not plain data: "),
-        ({**BASE, "params": {(1, 2): 3}}, "job: not plain data: "),
-        ({**BASE, "params": {"a": math.inf}}, "job: not plain data: "),
+        ({**BASE, 1: 2}, "job: got the name 1, expected a string"),
+        ({**BASE, "params": {"a": math.nan}}, "job: params.a: got nan, which JSON can't carry"),
+        ({**BASE, "params": {(1, 2): 3}}, "job: params: got the name (1, 2), expected a string"),
+        ({**BASE, "params": {"a": math.inf}}, "job: params.a: got inf, which JSON can't carry"),
+        ({**BASE, "params": {"a": {1, 2}}}, "job: params.a: got {1, 2}, which JSON can't carry"),
+        ({**BASE, "params": {"a": Decimal("0.1")}}, "job: params.a: got Decimal('0.1'), which JSON can't carry"),
+        ({**BASE, "params": {"a": b"x"}}, "job: params.a: got b'x', which JSON can't carry"),
+        ({**BASE, "params": {"a": {"default": {"b": [1, 1j]}, "type": "object"}}}, "job: params.a.default.b[1]: got 1j,"),
+        ({**BASE, "params": {"a": {"default": {"b": {1: 2}}, "type": "object"}}}, "job: params.a.default.b: got the name 1,"),
+        (None, "job: got nothing, expected a mapping of fields, or the path of a file"),
+        (5, "job: got 5, expected a mapping of fields, or"), (["job.yaml"], "job: got ['job.yaml'], expected"),
+        (b"job.yaml", "job: got b'job.yaml', expected"),
     ],
 )  # fmt: skip
 def test_bad_mappings(source: Any, message: str) -> None:
@@ -425,8 +436,33 @@ def test_bad_mappings(source: Any, message: str) -> None:
 def test_a_mapping_that_holds_itself() -> None:
     loop: dict[str, Any] = {**BASE}
     loop["params"] = loop
-    with pytest.raises(InvalidJob, match="not plain data"):
+    with pytest.raises(InvalidJob, match="job: nested too deeply"):
         jobfile.load(loop)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"params": [1]}, "params: got [1], expected a mapping of names to values"),
+        ({"params": "p"}, "params: got 'p', expected a mapping"), ({"inputs": 5}, "inputs: got 5, expected a mapping"),
+        ({"params": {1: 2}}, "params: got the name 1, expected a string"),
+        ({"inputs": {None: "x"}}, "inputs: got the name nothing, expected a string"),
+        ({"params": {"o": {1: 2}}}, "params.o: got {1: 2}, expected a mapping, in JSON:"),
+    ],
+)  # fmt: skip
+def test_bad_values_of_a_run(given: dict[str, Any], message: str) -> None:
+    job = {**BASE, "params": {"o": {"type": "object"}}, "inputs": {"i": "x"}}
+    for load in (mlctl.load, mlctl.plan, mlctl.submit, mlctl.run):
+        with pytest.raises(InvalidJob) as caught:
+            load(job, **given)
+        assert str(caught.value).startswith(f"job: {message}")
+
+
+def test_plain_data_of_other_types() -> None:
+    """What JSON has a word for: a path, a tuple, another sort of mapping."""
+    o = MappingProxyType({"a": (1, True, None)})
+    job = jobfile.load({**BASE, "code": Path("/"), "params": {"o": {"type": "object", "default": o}, "p": Path("x")}})
+    assert (job.code, job.values()) == (Path("/"), {"o": {"a": [1, True, None]}, "p": "x"})
 
 
 def test_defaults_fill_what_the_job_leaves_out() -> None:

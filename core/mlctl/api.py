@@ -113,6 +113,8 @@ def reach(text: str, config: Config | None = None) -> RunHandle:
 
     Raises RunNotFound where there is none.
     """
+    if not isinstance(text, str):
+        raise InvalidConfig(f"run: got {one_line(text)}, expected its URL, its name, its key or its job's name")
     config = config or configuration.load()
     url = "://" in text
     entry = next(

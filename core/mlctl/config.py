@@ -73,6 +73,8 @@ class Config:
         if name not in targets:
             asked = f"{self.origins[('target',)]}: " if name == self.values.get("target") else ""
             raise InvalidConfig(f"{asked}target '{name}' is not in the configuration{_near(name, targets)}")
+        if text := document.misnamed(overrides or {}):
+            raise InvalidConfig(f"settings: {text}")
         for key in overrides or {}:
             _refuse_locked(self.locked, ("targets", name, key), f"--set {key}", whole=True)
         if "backend" in (overrides or {}):
@@ -155,6 +157,8 @@ def load(
     from the working folder, no further than the repository's root. Raises InvalidConfig with file and line;
     Unavailable.
     """
+    if file and not isinstance(file, (str, os.PathLike)):
+        raise InvalidConfig(f"config: got {one_line(file)}, expected the path of a file")
     project = _project(job_file, file or os.environ.get("MLCTL_CONFIG"))
     organisation = _organisation(project)
     layers = [layer for layer in (organisation, project, _user()) if layer]

@@ -21,7 +21,7 @@ import yaml
 
 from .errors import InvalidConfig, MlctlError, Unavailable, one_line
 
-__all__ = ["Document", "Keys", "dotted", "parse", "read"]
+__all__ = ["Document", "Keys", "dotted", "misnamed", "parse", "read"]
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
@@ -67,6 +67,14 @@ def dotted(keys: Keys) -> str:
     for key in keys:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
     return text
+
+
+def misnamed(value: object) -> str:
+    """What is wrong with `value` as a mapping of names to values, for the message; empty where nothing is."""
+    if not isinstance(value, Mapping):
+        return f"got {one_line(value)}, expected a mapping of names to values"
+    wrong = [key for key in value if not isinstance(key, str)]
+    return f"got the name {one_line(wrong[0])}, expected a string" if wrong else ""
 
 
 def read(path: Path, error: type[MlctlError]) -> Document:

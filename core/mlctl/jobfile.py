@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -53,7 +55,12 @@ def load(
     if isinstance(source, Job):
         doc, written = source.document, dict(source.written)
     else:
-        doc = _plain(source) if isinstance(source, Mapping) else document.read(Path(source), InvalidJob)
+        if isinstance(source, Mapping):
+            doc = _plain(source)
+        elif isinstance(source, (str, os.PathLike)):
+            doc = document.read(Path(source), InvalidJob)
+        else:
+            raise InvalidJob(f"job: got {one_line(source)}, expected a mapping of fields, or the path of a file")
         written = dict(doc.data)
     schemas.check(doc, "job", _ELSEWHERE)
     written = _bound(doc, written, params or {}, inputs or {})
@@ -62,12 +69,33 @@ def load(
 
 def _plain(source: Mapping[str, JSON]) -> Document:
     try:
-        data = json.loads(json.dumps(dict(source), allow_nan=False, default=str))
-    except (TypeError, ValueError, RecursionError) as reason:
-        raise InvalidJob(f"job: not plain data: {reason}") from None
-    if not all(isinstance(key, str) for key in source):
-        raise InvalidJob("job: a field's name is a string")
+        data = _as_json(source)
+    except ValueError as reason:
+        raise InvalidJob(f"job: {reason}") from None
+    except RecursionError:
+        raise InvalidJob("job: nested too deeply") from None
     return Document("job", data, error=InvalidJob, folder=Path().absolute())
+
+
+def _as_json(value: Any) -> JSON:
+    """`value` as JSON carries it: a path is its text, a tuple a list. Raises ValueError, which says where, for what it can't."""
+
+    def plain(value: Any, keys: Keys) -> JSON:
+        if isinstance(value, Mapping):
+            if text := document.misnamed(value):
+                raise ValueError(": ".join(part for part in (document.dotted(keys), text) if part))
+            return {name: plain(each, (*keys, name)) for name, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(each, (*keys, at)) for at, each in enumerate(value)]
+        if isinstance(value, os.PathLike):
+            return str(value)
+        if not isinstance(value, (str, int, float, bool, type(None))) or (
+            isinstance(value, float) and not math.isfinite(value)
+        ):
+            raise ValueError(f"{document.dotted(keys)}: got {one_line(value)}, which JSON can't carry")
+        return value
+
+    return json.loads(json.dumps(plain(value, ())))
 
 
 def _merged(written: Mapping[str, JSON], defaults: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -86,6 +114,8 @@ def _bound(
 ) -> dict[str, JSON]:
     """`written` with the values of this run put where the defaults stood."""
     for what, given in (("params", params), ("inputs", inputs)):
+        if text := document.misnamed(given):
+            raise doc.fail((what,), text)
         declared = dict(written.get(what, {}))
         for name, value in given.items():
             if name not in declared:
@@ -172,7 +202,7 @@ def _converted(value: JSON, wanted: str) -> JSON:
         value = int(value)
     if not isinstance(value, _PYTHON[wanted]):
         raise TypeError
-    return json.loads(json.dumps(value, allow_nan=False))  # plain data, and its own
+    return _as_json(value)  # plain data, and its own
 
 
 _PYTHON: Mapping[str, Any] = {
