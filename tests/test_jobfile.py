@@ -458,6 +458,16 @@ def test_bad_values_of_a_run(given: dict[str, Any], message: str) -> None:
         assert str(caught.value).startswith(f"job: {message}")
 
 
+@pytest.mark.parametrize(
+    ("type_", "text"),
+    [("object", '{"a": 1, "b": 2, "a": 1}'), ("object", '{"b": {"a": 1, "a": 2}}'), ("array", '[{"a": 1, "a": 2}]')],
+)
+def test_a_name_given_twice_in_the_text_of_a_parameter(type_: str, text: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        jobfile.load({**BASE, "params": {"o": {"type": type_}}}, {"o": text})
+    assert str(caught.value) == f"job: params.o: got {text!r}, in which a: given twice"
+
+
 def test_plain_data_of_other_types() -> None:
     """What JSON has a word for: a path, a tuple, another sort of mapping."""
     o = MappingProxyType({"a": (1, True, None)})

@@ -12,7 +12,7 @@ import errno
 import math
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import yaml
 
 from .errors import InvalidConfig, MlctlError, Unavailable, one_line
 
-__all__ = ["Document", "Keys", "dotted", "misnamed", "parse", "read"]
+__all__ = ["Document", "GivenTwice", "Keys", "dotted", "misnamed", "once", "parse", "read"]
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 20_000
@@ -67,6 +67,23 @@ def dotted(keys: Keys) -> str:
     for key in keys:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
     return text
+
+
+class GivenTwice(ValueError):
+    """A name is there twice in what should be a mapping."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name}: given twice")
+
+
+def once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The mapping of these names and values, of a JSON text's too, as its `object_pairs_hook`. Raises GivenTwice."""
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise GivenTwice(name)
+        made[name] = value
+    return made
 
 
 def misnamed(value: object) -> str:

@@ -168,6 +168,8 @@ def _typed(doc: Document, param: Param, keys: Keys, value: JSON, text: bool = Tr
     """`value` as the parameter's type, read from its text where it is given as one. Raises for one that doesn't fit."""
     try:
         found = _converted(_from_text(value, param.type) if text else value, param.type)
+    except document.GivenTwice as reason:
+        raise doc.fail(keys, f"got {one_line(value)}, in which {reason}") from None
     except (ValueError, TypeError, OverflowError, RecursionError):
         expected = {"integer": "an integer", "boolean": "true or false", "array": "a list, in JSON: [1, 2]"}
         expected |= {"object": 'a mapping, in JSON: {"a": 1}'}
@@ -189,7 +191,7 @@ def _from_text(value: JSON, wanted: str) -> JSON:
         return value
     if wanted in ("integer", "number") and re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+\.?[0-9]*)([eE][-+]?[0-9]+)?", value):
         return float(value) if re.search(r"[.eE]", value) else int(value)  # .5, 1. and 012 too, which JSON lacks
-    return json.loads(value.lower() if wanted == "boolean" else value)
+    return json.loads(value.lower() if wanted == "boolean" else value, object_pairs_hook=document.once)
 
 
 def _converted(value: JSON, wanted: str) -> JSON:

@@ -7,15 +7,16 @@ import json
 import logging
 import signal
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from mlctl import api, lifecycle
+from mlctl import api, document, lifecycle
 from mlctl.drive import Drive
+from mlctl.errors import InvalidConfig
 from mlctl.runs import Plan, Result, State
 
 from . import complain, show, unread
@@ -38,15 +39,23 @@ class _Pairs(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
         return name, text
 
 
-_PAIR = _Pairs()
+def _once(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    try:
+        return document.once(pairs)
+    except document.GivenTwice as reason:
+        raise click.BadParameter(str(reason), ctx, param) from None
+
+
+def _pairs(*names: str, help: str) -> Callable[[F], F]:
+    return click.option(*names, multiple=True, type=_Pairs(), callback=_once, help=help)
+
+
 _OPTIONS = (
     click.argument("job", type=click.Path(path_type=Path)),
-    click.option("-p", "--param", "params", multiple=True, type=_PAIR, help="A parameter's value for this run."),
-    click.option(
-        "-i", "--input", "inputs", multiple=True, type=_PAIR, help="Where an input is, for this run: a path or URI."
-    ),
+    _pairs("-p", "--param", "params", help="A parameter's value for this run."),
+    _pairs("-i", "--input", "inputs", help="Where an input is, for this run: a path or URI."),
     click.option("--profile", help="The routes to use; MLCTL_PROFILE, else dev."),
-    click.option("--set", "settings", multiple=True, type=_PAIR, help="A setting of the target, for this run."),
+    _pairs("--set", "settings", help="A setting of the target, for this run."),
     click.option(
         "--config",
         type=click.Path(path_type=Path),
@@ -73,22 +82,22 @@ def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
-def _settings(pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _settings(given: Mapping[str, str]) -> dict[str, Any]:
     """Values as YAML would read them where they are plain JSON, else as text."""
     found: dict[str, Any] = {}
-    for name, text in pairs:
+    for name, text in given.items():
         try:
-            found[name] = json.loads(text)
+            found[name] = json.loads(text, object_pairs_hook=document.once)
             json.dumps(found[name], allow_nan=False)
+        except document.GivenTwice as reason:
+            raise InvalidConfig(f"--set {name}: {reason}") from None
         except (ValueError, RecursionError):
             found[name] = text
     return found
 
 
 def _execution(job: Path, options: dict[str, Any], target: str | None) -> lifecycle.Execution:
-    given = {**options, "params": dict(options["params"]), "inputs": dict(options["inputs"])}
-    given["settings"] = _settings(options["settings"])
-    return api.execution(job, target=target, **given)
+    return api.execution(job, target=target, **{**options, "settings": _settings(options["settings"])})
 
 
 @click.command()
