@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mlctl import backend
 from mlctl.backend import Backend, Settings
+from mlctl.purity import pure
 from mlctl.runs import Run
 from mlctl.testing import BackendContract, Harness, Native
 
@@ -61,6 +63,20 @@ def _environments() -> Iterator[bytes]:
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             yield path.read_bytes()
+
+
+IMPURE: dict[str, Callable[[], object]] = {
+    "reads": lambda: Path("/dev/null").read_bytes(),
+    "lists": lambda: list(Path("/").iterdir()),
+    "asks the clock": lambda: time.time(),
+}
+
+
+@pytest.mark.parametrize("what", IMPURE)
+def test_what_is_not_pure_is_caught(what: str) -> None:
+    with pytest.raises(AssertionError, match=r"^plan is pure, and "), pure():
+        IMPURE[what]()
+    IMPURE[what]()
 
 
 class TestLocal(BackendContract):

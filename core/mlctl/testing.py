@@ -4,8 +4,8 @@
         @pytest.fixture
         def harness(self, tmp_path): return MyHarness(tmp_path)
 
-A harness makes backends, and jobs that behave as asked on the platform; it looks at the platform by other means than the backend
-under test, and breaks it on purpose. What it cannot do is printed as *unproven*; nothing is skipped. Needs pytest.
+A harness (harness.py) makes backends; it looks at the platform by other means than the backend under test, and breaks it on
+purpose. What it cannot do is printed as *unproven*; nothing is skipped. Needs pytest.
 """
 
 from __future__ import annotations
@@ -15,106 +15,24 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from . import jobfile, lifecycle, watch
 from .backend import FIELDS, Backend, Base, Finding, Settings
 from .errors import Interrupted, InvalidJob, MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable, Unsupported
+from .harness import FAULTS, HOSTILE, SAMPLES, Harness, Native
 from .job import KINDS, Job
 from .policy import admit
+from .purity import pure
 from .runs import Key, Reason, Run, State, Status
 from .stage import stage
 
 __all__ = ["FAULTS", "HOSTILE", "BackendContract", "Harness", "Native"]
-
-FAULTS = ("throttled", "forbidden", "lost_response")
-"""What a harness may be asked to inject: every call answers 429 or its like; 403 or its like; the next submit is carried
-out, and its answer lost."""
-
-HOSTILE = (
-    "a'; echo foo", 'a"b', "two\nlines", "tab\there", "ünïcödé ☃", "$(HOME)", "${HOME}", "`id`", "${{inputs.x}}",
-    "${{params.text}}", "{{secrets/a/b}}", "{{job.id}}", "{{workflow.name}}", "{% raw %}", "%s %d", "\\n\\", "-rf", "--",
-    "*", "~", "#", "!", "a=b", " ", "", "x" * 10_000,
-)  # fmt: skip
-"""Values of parameters that arrive inside the job as they were sent, or are refused by `plan`."""
-
-SAMPLES: Mapping[str, Mapping[str, Any]] = {
-    "code": {"code": "."},
-    "image": {"image": "busybox:1", "code": "."},
-    "python": {"python": f"3.{sys.version_info.minor}"},
-    "requirements": {"requirements": ["six==1.17.0"]},
-    "command.shell": {"command": {"shell": "exit 0"}},
-    "params": {"params": {"lr": 0.1}},
-    "inputs": {"inputs": {"data": "data.txt"}},
-    "inputs.mode.download": {"inputs": {"data": {"uri": "data.txt", "mode": "download"}}},
-    "inputs.mode.mount": {"inputs": {"data": {"uri": "data.txt", "mode": "mount"}}},
-    "outputs": {"outputs": {"model": {}}},
-    "outputs.uri": {"outputs": {"model": {"uri": "models"}}},
-    "outputs.mode.upload": {"outputs": {"model": {"mode": "upload"}}},
-    "outputs.mode.mount": {"outputs": {"model": {"mode": "mount"}}},
-    "env": {"env": {"A": "b"}},
-    "secrets": {"secrets": ["TOKEN"]},
-    "resources.cpu": {"resources": {"cpu": 1}},
-    "resources.memory": {"resources": {"memory": "1Gi"}},
-    "resources.accelerators": {"resources": {"accelerators": "A10G:1"}},
-    "resources.disk": {"resources": {"disk": "1Gi"}},
-    "resources.shm": {"resources": {"shm": "64Mi"}},
-    "resources.spot": {"resources": {"spot": True}},
-    "resources.nodes": {"resources": {"nodes": 2}},
-    "distribution": {"distribution": {"type": "torchrun"}},
-    "timeout": {"timeout": "1h"},
-    "queue_timeout": {"queue_timeout": "1h"},
-    "labels": {"labels": {"team": "growth"}},
-    "tags": {"tags": ["a"]},
-}
-"""For each of backend.FIELDS, a job's fields that ask for it. Inputs name data.txt, which the suite makes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Native:
-    """What the platform itself says of a run's name: how many it has, and whether one is going on."""
-
-    count: int
-    alive: bool
-
-
-class Harness:
-    """One platform under test. Override `make` and `native`; the rest where the defaults don't do."""
-
-    secret: ClassVar[str] = "s3cr3t-7f1e9c"  # noqa: S105 - made up, and looked for wherever it must not be
-    patience: ClassVar[float] = 60.0
-    """Seconds that a trivial job may take on this platform."""
-    faults: frozenset[str] = frozenset()
-    """Those of FAULTS that `inject` knows."""
-    unproven: ClassVar[Mapping[str, str]] = {}
-    """Name of a test -> why this harness can't prove it."""
-    samples: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """For some of backend.FIELDS, a sample that the platform takes instead of the suite's own: an image it knows."""
-
-    def make(self) -> Backend:
-        """A new instance of the backend. Its target must resolve the secret TOKEN to `secret`."""
-        raise NotImplementedError
-
-    def native(self, run: Run) -> Native:
-        """What the platform says, not by way of the backend under test."""
-        raise NotImplementedError
-
-    def inject(self, fault: str) -> contextlib.AbstractContextManager[None]:
-        """Breaks the platform in that way for as long as the context is open."""
-        raise NotImplementedError
-
-    def fields(self) -> dict[str, Any]:
-        """Fields that every job needs here, such as an image."""
-        return {}
-
-    def advance(self, run: Run, state: State) -> None:
-        """Where nothing executes jobs, makes the platform say that the run got to `state`, with exit code 3 where it failed."""
 
 
 class BackendContract:
@@ -180,13 +98,11 @@ class BackendContract:
 
     # planning
 
-    def test_plan_is_pure_and_plain(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_plan_is_pure_and_plain(self) -> None:
         job = self.job(params={"lr": 0.1}, env={"A": "b"})
         prepared, facts, _ = self.execution(job).prepare()
         json.dumps(dict(facts))
-        with _no_input_or_output(), monkeypatch.context() as patch:
-            for name in ("time", "time_ns", "monotonic"):
-                patch.setattr(time, name, _forbidden(name))
+        with pure():
             plans = [self.backend.plan(prepared, facts, "contract-name-0") for _ in range(2)]
         assert plans[0] == plans[1]
         assert plans[0].name == "contract-name-0"
@@ -463,44 +379,3 @@ class BackendContract:
         findings = list(self.backend.check())
         assert findings
         assert all(isinstance(one, Finding) and (one.ok or one.mend) for one in findings)
-
-
-_guarded = False
-
-
-def _watch_events(event: str, args: tuple[Any, ...]) -> None:
-    if _guarded and event.split(".")[0] in (
-        "open",
-        "os",
-        "socket",
-        "subprocess",
-        "shutil",
-        "tempfile",
-        "fcntl",
-        "pathlib",
-    ):
-        raise AssertionError(f"plan is pure, and did: {event} {args}")
-
-
-@contextlib.contextmanager
-def _no_input_or_output() -> Iterator[None]:
-    """Fails whatever opens, lists, connects or runs. An audit hook stays for the life of the process; the flag makes it sleep."""
-    global _guarded
-    if _watch_events not in _hooked:
-        sys.addaudithook(_watch_events)
-        _hooked.append(_watch_events)
-    _guarded = True
-    try:
-        yield
-    finally:
-        _guarded = False
-
-
-_hooked: list[Callable[..., None]] = []
-
-
-def _forbidden(name: str) -> Callable[[], float]:
-    def ask() -> float:
-        raise AssertionError(f"plan is pure, and asked the clock: {name}")
-
-    return ask
