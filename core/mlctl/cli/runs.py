@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,15 @@ _RUN = click.argument("run", metavar="RUN")
 _RUNS = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 
 
-def _statuses(runs: Mapping[Run, Callable[[], Backend]]) -> dict[Run, Status | MlctlError]:
-    """What is said of each, which its target's backend reaches: one call for all the runs of a scope."""
+def _statuses(runs: Iterable[Run], backend: Callable[[Run], Backend]) -> dict[Run, Status | MlctlError]:
+    """What is said of each, by what `backend` gives for it: one call for all the runs of a scope."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.backend, run.account, run.scope), []).append(run)
     answers: dict[Run, Status | MlctlError] = {}
     for group in groups.values():
         try:
-            answers |= runs[group[0]]().status(group)
+            answers |= backend(group[0]).status(group)
         except MlctlError as error:
             answers |= dict.fromkeys(group, error)
     return answers
@@ -46,7 +45,8 @@ def status(runs: tuple[str, ...], json_: bool) -> int:
     settings = config.load()
     handles = [api.reach(text, settings) for text in runs]
     reached = [handle.run for handle in handles]
-    answers = _statuses({handle.run: partial(getattr, handle, "backend") for handle in handles})
+    backends = {handle.run: handle.backend for handle in handles}
+    answers = _statuses(backends, backends.__getitem__)
     failed = [answer for answer in answers.values() if isinstance(answer, MlctlError)]
     if json_:
         rows = [{"run": str(run), **_json(answers[run])} for run in reached]
@@ -244,12 +244,10 @@ def list_(limit: int, job: str | None, state: str | None, json_: bool) -> None:
     chosen: list[tuple[ledger.Entry, Status | MlctlError]] = []
     entries = (one for one in ledger.recent(settings.home) if job in (None, one.job))
     while len(chosen) < limit and (batch := list(itertools.islice(entries, limit))):
-        runs = {entry.run: Run.parse(entry.run) for entry in batch}
-        answers = _statuses(
-            {runs[one.run]: partial(api.backend_of, runs[one.run], settings, one.target) for one in batch}
-        )
+        targets = {Run.parse(entry.run): entry.target for entry in batch}
+        answers = _statuses(targets, lambda run: api.backend_of(run, settings, targets[run]))  # noqa: B023 - called here
         for entry in batch:
-            answer = answers[runs[entry.run]]
+            answer = answers[Run.parse(entry.run)]
             gone = isinstance(answer, RunNotFound)
             if not gone and (state is None or (isinstance(answer, Status) and answer.state.value == state)):
                 chosen.append((entry, answer))
