@@ -957,6 +957,23 @@ def test_cancel_answers_in_json(done: str, cli: Cli) -> None:
     assert [(one["run"], one["state"]) for one in json.loads(answer.out)] == [(done, "succeeded")]
 
 
+def test_status_answers_about_what_it_found(cli: Cli, done: str) -> None:
+    """And says the error for the rest, whose code it ends with."""
+    nope = "'nope': no run, job or key of that name in this machine's record; mlctl list shows it; a URL works too"
+    answer = cli("status", "nope", "k1", "http://x")
+    assert answer.code == 70
+    assert re.fullmatch(rf"NAME .*\n{Run.parse(done).name} +succeeded .*\n", answer.out)
+    assert answer.err.splitlines()[0] == f"mlctl: {nope}" and answer.err.splitlines()[1].startswith(
+        "mlctl: got 'http://x'"
+    )
+    as_json = cli("status", "k1", "nope", "--json")
+    assert (as_json.code, as_json.err) == (70, f"mlctl: {nope}\n")
+    assert [one["run"] for one in as_json.json] == [done]
+    none = cli("status", "nope", "http://x")
+    assert (none.code, none.out, none.err.count("\n")) == (70, "", 2)
+    assert cli("status", "nope", "nope", "--json").json == []
+
+
 GOOD = {"run": "local://h/x/t-0", "job": "t", "kind": "train", "target": "local", "key": "k", "time": 1.5}
 
 

@@ -43,17 +43,27 @@ def _statuses(runs: Iterable[Run], backend: Callable[[Run], Backend]) -> dict[Ru
 def status(runs: tuple[str, ...], json_: bool) -> int:
     """Show the state of runs."""
     settings = config.load()
-    handles = [api.reach(text, settings) for text in runs]
-    reached = [handle.run for handle in handles]
-    backends = {handle.run: handle.backend for handle in handles}
+    reached: list[api.RunHandle] = []
+    unknown: list[MlctlError] = []
+    for text in runs:
+        try:
+            reached.append(api.reach(text, settings))
+        except MlctlError as error:
+            unknown.append(error)
+    if unknown and len(runs) == 1:
+        raise unknown[0]
+    backends = {handle.run: handle.backend for handle in reached}
     answers = _statuses(backends, backends.__getitem__)
     failed = [answer for answer in answers.values() if isinstance(answer, MlctlError)]
     if json_:
-        rows = [{"run": str(run), **_json(answers[run])} for run in reached]
-        show.as_json(rows if len(rows) > 1 else rows[0])
-    else:
-        show.table(("NAME", "STATE", "TOOK", "MESSAGE"), ((run.name, *_cells(answers[run])) for run in reached))
-    return failed[0].exit_code if failed else 0
+        rows = [{"run": handle.url, **_json(answers[handle.run])} for handle in reached]
+        show.as_json(rows if len(runs) > 1 else rows[0])
+    elif reached:
+        cells = ((handle.name, *_cells(answers[handle.run])) for handle in reached)
+        show.table(("NAME", "STATE", "TOOK", "MESSAGE"), cells)
+    for each in unknown:
+        complain(str(each), each.exit_code)
+    return next((each.exit_code for each in (*unknown, *failed)), 0)
 
 
 def _json(answer: Status | MlctlError) -> dict[str, Any]:
