@@ -1054,7 +1054,11 @@ def test_a_url_alone_finds_the_target_that_reaches_it(
     dev, prod = accounts
     for url in accounts:
         assert cli("wait", url).out.endswith(": succeeded\n")
-    assert cli("status", dev, prod).code == 0
+    asked: list[str] = []
+    real = Account.reaches
+    monkeypatch.setattr(Account, "reaches", lambda self, run: asked.append(self.settings.target) or real(self, run))
+    assert cli("status", dev, prod, prod, f"{prod[:-1]}7").code == 70
+    assert asked == ["dev", "dev", "prod"]  # once for all the runs of an account
 
     nobodys = str(replace(Run.parse(prod), account="other", scope="other"))
     assert "not of -dev" in refused(75, "wait", nobodys)  # of the first

@@ -108,14 +108,10 @@ def run(job: JobLike, *, timeout: float | None = None, **options: Any) -> RunHan
     return submit(job, **options).wait(timeout)
 
 
-def reach(text: str, config: Config | None = None) -> RunHandle:
-    """The run with that URL; or the newest in this machine's record with that name, that job's name or that key.
-
-    Raises RunNotFound where there is none.
-    """
+def named(text: str, config: Config) -> tuple[Run, ledger.Entry | None]:
+    """As `reach`, without reaching for it: the run, and what the record has of it."""
     if not isinstance(text, str):
         raise InvalidConfig(f"run: got {one_line(text)}, expected its URL, its name, its key or its job's name")
-    config = config or configuration.load()
     url = "://" in text
     entry = next(
         (
@@ -129,7 +125,16 @@ def reach(text: str, config: Config | None = None) -> RunHandle:
         raise RunNotFound(
             f"'{text}': no run, job or key of that name in this machine's record; mlctl list shows it; a URL works too"
         )
-    run = Run.parse(entry.run if entry else text)
+    return Run.parse(entry.run if entry else text), entry
+
+
+def reach(text: str, config: Config | None = None) -> RunHandle:
+    """The run with that URL; or the newest in this machine's record with that name, that job's name or that key.
+
+    Raises RunNotFound where there is none.
+    """
+    config = config or configuration.load()
+    run, entry = named(text, config)
     platform, at = _reaching(run, config, entry.target if entry else "")
     secrets = {*(at.values.get("secrets") or ()), *(entry.secrets if entry else ())}
     return RunHandle(platform, run, masked=masking.mask(secrets, at.values))

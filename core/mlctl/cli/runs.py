@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import click
 
 from mlctl import api, config, ledger, units
-from mlctl.backend import Backend
 from mlctl.errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable, kind_of
 from mlctl.runs import Run, State, Status
 
@@ -23,15 +22,15 @@ _RUN = click.argument("run", metavar="RUN")
 _RUNS = click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 
 
-def _statuses(runs: Iterable[Run], backend: Callable[[Run], Backend]) -> dict[Run, Status | MlctlError]:
-    """What is said of each, by what `backend` gives for it: one call for all the runs of a scope."""
+def _statuses(runs: Mapping[Run, str], settings: config.Config) -> dict[Run, Status | MlctlError]:
+    """What is said of each, which comes with the target that the record has for it: one call for all the runs of a scope."""
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.backend, run.account, run.scope), []).append(run)
     answers: dict[Run, Status | MlctlError] = {}
     for group in groups.values():
         try:
-            answers |= backend(group[0]).status(group)
+            answers |= api.backend_of(group[0], settings, runs[group[0]]).status(group)
         except MlctlError as error:
             answers |= dict.fromkeys(group, error)
     return answers
@@ -43,24 +42,22 @@ def _statuses(runs: Iterable[Run], backend: Callable[[Run], Backend]) -> dict[Ru
 def status(runs: tuple[str, ...], json_: bool) -> int:
     """Show the state of runs."""
     settings = config.load()
-    reached: list[api.RunHandle] = []
+    found: list[tuple[Run, ledger.Entry | None]] = []
     unknown: list[MlctlError] = []
     for text in runs:
         try:
-            reached.append(api.reach(text, settings))
+            found.append(api.named(text, settings))
         except MlctlError as error:
             unknown.append(error)
     if unknown and len(runs) == 1:
         raise unknown[0]
-    backends = {handle.run: handle.backend for handle in reached}
-    answers = _statuses(backends, backends.__getitem__)
+    answers = _statuses({run: entry.target if entry else "" for run, entry in found}, settings)
     failed = [answer for answer in answers.values() if isinstance(answer, MlctlError)]
     if json_:
-        rows = [{"run": handle.url, **_json(answers[handle.run])} for handle in reached]
+        rows = [{"run": str(run), **_json(answers[run])} for run, _ in found]
         show.as_json(rows if len(runs) > 1 else rows[0])
-    elif reached:
-        cells = ((handle.name, *_cells(answers[handle.run])) for handle in reached)
-        show.table(("NAME", "STATE", "TOOK", "MESSAGE"), cells)
+    elif found:
+        show.table(("NAME", "STATE", "TOOK", "MESSAGE"), ((run.name, *_cells(answers[run])) for run, _ in found))
     for each in unknown:
         complain(str(each), each.exit_code)
     return next((each.exit_code for each in (*unknown, *failed)), 0)
@@ -254,8 +251,7 @@ def list_(limit: int, job: str | None, state: str | None, json_: bool) -> None:
     chosen: list[tuple[ledger.Entry, Status | MlctlError]] = []
     entries = (one for one in ledger.recent(settings.home) if job in (None, one.job))
     while len(chosen) < limit and (batch := list(itertools.islice(entries, limit))):
-        targets = {Run.parse(entry.run): entry.target for entry in batch}
-        answers = _statuses(targets, lambda run: api.backend_of(run, settings, targets[run]))  # noqa: B023 - called here
+        answers = _statuses({Run.parse(entry.run): entry.target for entry in batch}, settings)
         for entry in batch:
             answer = answers[Run.parse(entry.run)]
             gone = isinstance(answer, RunNotFound)
