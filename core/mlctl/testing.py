@@ -234,9 +234,10 @@ class BackendContract:
         self.ended(good, State.SUCCEEDED)
         answer = self.backend.status([bad, elsewhere, good])
         assert isinstance(answer[bad], RunNotFound)
-        assert isinstance(answer[elsewhere], MlctlError)
         default: Any = Base.reaches
-        assert type(self.backend).reaches is default or not self.backend.reaches(elsewhere)
+        if type(self.backend).reaches is not default:
+            assert not self.backend.reaches(elsewhere)
+            assert isinstance(answer[elsewhere], MlctlError)
         assert isinstance(answer[good], Status)
         for ask in (self.backend.logs, self.backend.result, self.backend.cancel):
             with pytest.raises(RunNotFound):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlctl import contract
 from mlctl.backend import Base, Facts, Features, Finding
-from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound
+from mlctl.errors import InvalidConfig, MlctlError, RunExists, RunNotFound, Unavailable
 from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Reason, Result, Run, Stamp, State, Status
@@ -89,7 +89,13 @@ class Platform(Base):
     def _run(self, name: str) -> Run:
         return Run(self.name, "here", str(self.service.folder).lstrip("/"), name)
 
+    def reaches(self, run: Run) -> bool:
+        """Where two targets may be two accounts, whether the run is in this one's; here two folders."""
+        return run.scope == str(self.service.folder).lstrip("/")
+
     def _record(self, run: Run) -> Record:
+        if not self.reaches(run):
+            raise Unavailable(f"{run}: lives in /{run.scope}, and targets.{self.settings.target} is {self.service.folder}")
         try:
             return self.service.describe(run.name)
         except Unknown:
