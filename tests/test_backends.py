@@ -12,9 +12,9 @@ import pytest
 
 from mlctl import backend
 from mlctl.backend import Backend, Settings
-from mlctl.purity import pure
 from mlctl.runs import Run
 from mlctl.testing import BackendContract, Harness, Native
+from mlctl.testing.purity import pure
 
 
 class LocalHarness(Harness):

@@ -1,4 +1,4 @@
-"""What a platform under test is looked at through, and what its jobs ask for: the other half of mlctl.testing."""
+"""What a platform under test is looked at through, and what its jobs ask for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from .backend import Backend
-from .runs import Run, State
+from mlctl.backend import Backend
+from mlctl.runs import Run, State
 
 __all__ = ["FAULTS", "HOSTILE", "SAMPLES", "Harness", "Native"]
 

@@ -1,4 +1,4 @@
-"""A guard that a plan is pure, for mlctl.testing."""
+"""A guard that a plan is pure."""
 
 from __future__ import annotations
 
