@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlctl import data
 from mlctl.backend import Settings
 from mlctl.errors import InvalidJob
 from mlctl.runs import Stamp
@@ -65,8 +66,6 @@ def fill(draft: Path, request: Mapping[str, Any], stamp: Stamp, home: Path) -> N
         if each["copied"]:
             target = draft / "inputs" / name
             target.mkdir(parents=True)
-            from mlctl import data
-
             try:
                 data.copy(Path(each["from"]), target / Path(each["from"]).name)
             except ValueError as reason:
