@@ -7,14 +7,15 @@ platform looks first, the variables of the environment, of this one process: nev
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from airflow.sdk import BaseHook
 
 from . import get_provider_info
 
-__all__ = ["MlctlHook", "credentials", "get", "lend"]
+__all__ = ["MlctlHook", "aget", "credentials", "get", "lend"]
 
 VARIABLES: Mapping[str, Mapping[str, str]] = {
     "aws": {
@@ -40,6 +41,10 @@ VARIABLES: Mapping[str, Mapping[str, str]] = {
 """Connection type -> variable -> field of the connection."""
 
 _lent: dict[str, str] = {}
+"""Connection type -> the connection whose credentials this process has."""
+
+_own: dict[str, str | None] = {}
+"""Variable -> what this process had there before it got any connection's."""
 
 
 def credentials(connection: Any) -> dict[str, str]:
@@ -55,23 +60,38 @@ def credentials(connection: Any) -> dict[str, str]:
     fields |= {f"extra.{name}": value for name, value in extra.items() if isinstance(value, str)}
     if kind == "databricks":  # its provider takes the token as the password, or in extra
         fields.setdefault("extra.token", connection.password)
-    return {name: fields[field] for name, field in VARIABLES[kind].items() if fields.get(field)}
+    found = {name: fields[field] for name, field in VARIABLES[kind].items() if fields.get(field)}
+    if "AWS_ACCESS_KEY_ID" in found:
+        found.setdefault("AWS_SESSION_TOKEN", "")  # the process may have one, of other keys
+    return found
 
 
 def get(conn_id: str) -> Any:
     """The connection. Raises InvalidConfig where Airflow has none of that name."""
+    with _named(conn_id):
+        return BaseHook.get_connection(conn_id)
+
+
+async def aget(conn_id: str) -> Any:
+    """The same in a triggerer's event loop."""
+    with _named(conn_id):
+        return await BaseHook.aget_connection(conn_id)
+
+
+@contextmanager
+def _named(conn_id: str) -> Iterator[None]:
     from mlctl.errors import InvalidConfig
 
     from .moved import AirflowNotFoundException
 
     try:
-        return BaseHook.get_connection(conn_id)
+        yield
     except AirflowNotFoundException:
         raise InvalidConfig(f"conn_id: Airflow has no connection '{conn_id}'") from None
 
 
-def lend(connection: Any) -> None:
-    """Puts a connection's credentials into this process's environment.
+def lend(connection: Any) -> Mapping[str, str]:
+    """Puts a connection's credentials into this process's environment, in place of what it had of it before; those.
 
     Raises InvalidConfig where this process has lent those of another connection of that type.
     """
@@ -81,7 +101,13 @@ def lend(connection: Any) -> None:
     values = credentials(connection)
     if (other := _lent.setdefault(connection.conn_type, name)) != name:
         raise InvalidConfig(f"conn_id: this process uses '{other}' already, and can't use '{name}' beside it")
-    os.environ.update(values)
+    for variable in VARIABLES[connection.conn_type]:
+        value = values.get(variable, _own.setdefault(variable, os.environ.get(variable)))
+        if value is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = value
+    return values
 
 
 class MlctlHook(BaseHook):

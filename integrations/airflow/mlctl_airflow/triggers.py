@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 if TYPE_CHECKING:
+    from mlctl.errors import MlctlError
     from mlctl.runs import Run
     from mlctl.watch import Poller
 
@@ -26,8 +26,9 @@ _CANCEL_SECONDS = 20.0  # Airflow gives on_kill 30
 _MOMENT = 1.0  # seconds in which the event loop of a triggerer that stops is gone
 _ASK_SECONDS = 600.0  # thousands of tasks may be asked about at once, one after another
 
+_T = TypeVar("_T")
 _targets: dict[str, _Target] = {}
-_under_way: set[asyncio.Task[None]] = set()
+_under_way: set[asyncio.Task[Any]] = set()
 
 
 class RunTrigger(BaseTrigger):
@@ -94,10 +95,16 @@ class RunTrigger(BaseTrigger):
 
     async def _cancel(self) -> None:
         from mlctl import lifecycle
+        from mlctl.errors import MlctlError
         from mlctl.runs import Run
 
-        poller = await self._target.poller(Run.parse(self.url))
-        await asyncio.to_thread(lifecycle.cancel, poller.backend, Run.parse(self.url), _CANCEL_SECONDS)
+        run = Run.parse(self.url)
+        poller = await self._target.poller(run)
+        try:
+            await asyncio.to_thread(lifecycle.cancel, poller.backend, run, _CANCEL_SECONDS)
+        except MlctlError as reason:
+            poller = await self._target.renewed(poller, run, reason)
+            await asyncio.to_thread(lifecycle.cancel, poller.backend, run, _CANCEL_SECONDS)
 
     async def _cancel_if_given_up(self) -> None:
         """Before 3.3 a trigger is stopped where a user acts on its task as it is where the triggerer stops, and only what
@@ -118,10 +125,21 @@ class RunTrigger(BaseTrigger):
 
     async def _ended(self) -> bool:
         """True once the run has ended; False where the deadline came first."""
+        from mlctl.errors import MlctlError
         from mlctl.runs import Run
 
-        run, loop = Run.parse(self.url), asyncio.get_running_loop()
-        poller, watching = await self._target.poller(run), self._target.watching
+        run = Run.parse(self.url)
+        poller = await self._target.poller(run)
+        while True:
+            try:
+                return await self._watched(poller, run)
+            except MlctlError as reason:
+                poller = await self._target.renewed(poller, run, reason)
+                self.log.info("%s; goes on with credentials read anew", reason)
+
+    async def _watched(self, poller: Poller, run: Run) -> bool:
+        """The same, for as long as the poller's credentials reach the run."""
+        loop, watching = asyncio.get_running_loop(), self._target.watching
         watching[run] += 1
         try:
             ended = poller.watch(run)
@@ -177,8 +195,9 @@ class _Target:
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = given
         self.watching: Counter[Run] = Counter()
-        self._poller: Poller | None = None
-        self._making = threading.Lock()
+        self._poller: Any = None  # a Poller, once there is one
+        self._lent: Mapping[str, str] = {}
+        self._making: asyncio.Task[Poller] | None = None
 
     @classmethod
     def of(cls, **given: Any) -> _Target:
@@ -188,27 +207,60 @@ class _Target:
 
     async def poller(self, run: Run) -> Poller:
         """The poller, which the first of the runs makes."""
-        if self._poller is None and (conn_id := self.given["conn_id"]):
-            from airflow.sdk import BaseHook
+        return self._poller or await self._make(run, True)
 
-            from . import connections
+    async def renewed(self, poller: Poller, run: Run, reason: MlctlError) -> Poller:
+        """The poller to go on with where `poller` ended with `reason`: one whose credentials were read anew.
 
-            connections.lend(await BaseHook.aget_connection(conn_id))
-        return self._poller or await asyncio.to_thread(self._made, run.backend)
+        Raises `reason` where the run can't be seen with those, or where it wasn't about credentials and they are the same.
+        """
+        from mlctl.errors import Unauthorized
 
-    def _made(self, backend: str) -> Poller:
-        """Made once: a triggerer starts hundreds of triggers at a time, and an SDK takes seconds to import."""
+        made: Poller = self._poller
+        if made is poller:  # else another run's trigger saw to it
+            made = await self._make(run, isinstance(reason, Unauthorized))
+        if made is poller:
+            raise reason
+        return made
+
+    async def _make(self, run: Run, refused: bool) -> Poller:
+        """Makes a poller, once for all who ask meanwhile: a triggerer starts hundreds of triggers at a time, and an SDK takes
+        seconds to import."""
+        if self._making is None:
+            self._making = _begun(self._connect(run, refused))
+        return await asyncio.shield(self._making)
+
+    async def _connect(self, run: Run, refused: bool) -> Poller:
+        """The poller; one with the credentials of now, where those in use were `refused` or the connection has others."""
+        try:
+            lent: Mapping[str, str] = {}
+            if conn_id := self.given["conn_id"]:
+                from . import connections
+
+                lent = connections.lend(await connections.aget(conn_id))
+            if (refused or lent != self._lent) and (made := await asyncio.to_thread(self._opened, run)):
+                self._poller, self._lent = made, lent
+            return self._poller
+        finally:
+            self._making = None
+
+    def _opened(self, run: Run) -> Poller | None:
+        """A poller; after the first, none where it can't see the run."""
         from mlctl.backend import Settings, load
+        from mlctl.errors import MlctlError
         from mlctl.watch import Poller
 
-        with self._making:
-            if self._poller is None:
-                settings = Settings(self.given["target"], self.given["settings"], Path(self.given["home"]))
-                self._poller = Poller(load(backend, settings))
-            return self._poller
+        made = load(run.backend, Settings(self.given["target"], self.given["settings"], Path(self.given["home"])))
+        if self._poller is not None:
+            try:
+                if isinstance(made.status([run])[run], MlctlError):
+                    return None
+            except MlctlError:
+                return None
+        return Poller(made)
 
 
-def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def _begun(work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
     """That work under way, to its end: Airflow cancels a trigger that it stops again each second, until it is gone."""
     task = asyncio.ensure_future(work)
     _under_way.add(task)

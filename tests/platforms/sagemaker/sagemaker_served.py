@@ -24,9 +24,12 @@ def served(folder: Path) -> Iterator[tuple[Mapping[str, str], Mapping[str, Any]]
 
 
 @contextlib.contextmanager
-def serving(run: Callable[..., None]) -> Iterator[tuple[Mapping[str, str], Mapping[str, Any]]]:
-    """The same, where `run` runs the jobs."""
+def serving(
+    run: Callable[..., None], knows: Callable[[str, str], bool] | None = None
+) -> Iterator[tuple[Mapping[str, str], Mapping[str, Any]]]:
+    """The same, where `run` runs the jobs, and `knows` says whether an access key, and its session token, are in force."""
     made = StandIn(run)
+    made.knows = knows or made.knows
     env = {**CREDENTIALS, "AWS_ENDPOINT_URL": made.url}
     os.environ.update(env)
     try:

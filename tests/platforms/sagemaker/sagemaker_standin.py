@@ -107,6 +107,8 @@ class StandIn(Served):
         """Part of a name -> (status, phase, reason) that such a job ends with, instead of being run."""
         self.skew = timedelta()
         """How far the service's clock is from the caller's."""
+        self.knows: Callable[[str, str], bool] = lambda access, token: True
+        """Whether an access key, with the session token that came with it, is in force."""
         self._moto = DomainDispatcherApplication(create_backend_app)
         server = make_server("127.0.0.1", 0, self._answer, True, request_handler=_Quiet)
         self.url = f"http://127.0.0.1:{server.server_port}"
@@ -128,6 +130,8 @@ class StandIn(Served):
         try:
             if broken in FAULTS:
                 raise FAULTS[broken]
+            if not self.knows(access, environ.get("HTTP_X_AMZ_SECURITY_TOKEN", "")):
+                raise FAULTS["expired"]
             if service != "sagemaker" and not target.startswith("ServiceQuotas"):
                 return self._moto(environ, start_response)
             sent = datetime.strptime(environ["HTTP_X_AMZ_DATE"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
