@@ -114,6 +114,26 @@ def test_connections(tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
+    "target",
+    [
+        {"backend": "sagemaker", "profile": "team"},
+        {"backend": "databricks", "root": "/Volumes/main/ml/mlctl", "profile": "team"},
+        {"backend": "kubernetes", "kubeconfig": "~/.kube/config"},
+    ],
+)
+def test_two_ways_in(tested: Any, target: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection beside a setting that names credentials, too: refused, whatever the platform would make of it."""
+    config = tmp_path / "mlctl.yaml"
+    config.write_text(json.dumps({"targets": {"cloud": {**target, "conn_id": "platform"}}}))
+    extra = {"config": str(config), "target": "cloud"}
+    monkeypatch.setenv("AIRFLOW_CONN_PLATFORM", json.dumps({"conn_type": "mlctl", "extra": extra}))
+    done = tested("connection")
+    assert done.states() == {"one": "failed"}
+    name = list(target)[-1]
+    assert f"targets.cloud.{name}: there is conn_id: too, and each names credentials; choose one" in done.log
+
+
+@pytest.mark.parametrize(
     ("name", "says"),
     [
         ("wrong_param", "got 'many', expected an integer"),

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
 from . import get_provider_info
 
-__all__ = ["MlctlHook", "aget", "credentials", "get", "lend"]
+if TYPE_CHECKING:
+    from mlctl.backend import Settings
+
+__all__ = ["MlctlHook", "aget", "alone", "credentials", "get", "lend"]
 
 VARIABLES: Mapping[str, Mapping[str, str]] = {
     "aws": {
@@ -39,6 +42,9 @@ VARIABLES: Mapping[str, Mapping[str, str]] = {
     "kubernetes": {"KUBECONFIG": "extra.kube_config_path"},
 }
 """Connection type -> variable -> field of the connection."""
+
+_ALSO = ("profile", "kubeconfig")
+"""Settings of a target that name credentials, which a platform may take before those of the environment, or not."""
 
 _lent: dict[str, str] = {}
 """Connection type -> the connection whose credentials this process has."""
@@ -64,6 +70,13 @@ def credentials(connection: Any) -> dict[str, str]:
     if "AWS_ACCESS_KEY_ID" in found:
         found.setdefault("AWS_SESSION_TOKEN", "")  # the process may have one, of other keys
     return found
+
+
+def alone(settings: Settings) -> None:
+    """Raises InvalidConfig where a target that has a connection names credentials in another way, too."""
+    for name in _ALSO:
+        if name in settings.values:
+            raise settings.fail(name, "there is conn_id: too, and each names credentials; choose one")
 
 
 def get(conn_id: str) -> Any:

@@ -51,6 +51,7 @@ class Deferral:
         from mlctl.backend import Settings, load
         from mlctl.runs import Run
 
-        jobs.lend(self.conn_id)
+        settings = Settings(self.target, self.settings, Path(self.home))
+        jobs.lend(self.conn_id, settings)
         jobs.mask(self.secrets, self.settings)
-        return load(Run.parse(self.run).backend, Settings(self.target, self.settings, Path(self.home)))
+        return load(Run.parse(self.run).backend, settings)

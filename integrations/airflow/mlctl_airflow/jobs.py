@@ -6,7 +6,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlctl.backend import Settings
 
 
 def at(folder: Path, value: Any) -> Any:
@@ -39,9 +42,10 @@ def mask(secrets: Iterable[str], settings: Mapping[str, Any]) -> None:
         mask_secret(value)
 
 
-def lend(conn_id: str | None) -> None:
-    """Gives this process the credentials of the connection that a target names, if it names one."""
+def lend(conn_id: str | None, settings: Settings) -> None:
+    """Gives this process the credentials of the connection that a target names, if it names one. `settings` are the target's."""
     if conn_id:
         from . import connections
 
+        connections.alone(settings)
         connections.lend(connections.get(conn_id))

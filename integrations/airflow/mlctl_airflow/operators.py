@@ -190,7 +190,7 @@ class MlctlOperator(BaseOperator):
             config=known,
         )
         self._conn_id = known.values["targets"][execution.settings.target].get("conn_id")  # no platform's business
-        jobs.lend(self._conn_id)
+        jobs.lend(self._conn_id, execution.settings)
         jobs.mask(job.secrets, execution.settings.values)
         return execution
 
