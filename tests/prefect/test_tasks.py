@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from prefect import flow, task, unmapped
+from prefect.blocks.core import Block
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import FlowRunContext
@@ -345,6 +346,33 @@ def test_block_refuses(jobs: Jobs) -> None:
     with pytest.raises(RunFailed, match="cancelled"):
         run.wait_for_completion()
     assert jobs.said("stopped") == 1
+
+
+def test_block_fields(jobs: Jobs, client: SyncPrefectClient, caplog: pytest.LogCaptureFixture) -> None:
+    """A field that isn't there is refused; in a block that the server has had for long it is told, and left out."""
+    path = str(jobs.write())
+    for wrong in ({"on_chnge": "adopt"}, {"on_chnge": "adopt", "block_type_slug": "mlctl-job"}):
+        with pytest.raises(InvalidJob, match=r"^MlctlJob: on_chnge: unknown field; did you mean 'on_change'\?$"):
+            MlctlJob(job=path, **wrong)
+    block = MlctlJob(job=path, on_change="adopt")
+    with pytest.raises(ValueError, match="on_chnge"):
+        block.on_chnge = "fail"
+    saved = block.save("old", overwrite=True, _sync=True)
+    assert MlctlJob.load("old", _sync=True).model_dump() == block.model_dump()
+    assert Block.load("mlctl-job/old", _sync=True) == MlctlJob.load("old", _sync=True)
+
+    @flow
+    def given(one: MlctlJob) -> str:
+        return one.on_change
+
+    assert given(block) == given(block.model_dump(context={"include_secrets": True})) == "adopt"
+    for data in ({"job": path}, {"job": path, "on_chnge": "adopt"}):
+        kept = {"data": data, "merge_existing_data": False}
+        client.request("PATCH", "/block_documents/{id}", path_params={"id": saved}, json=kept)
+        assert client.read_block_document(saved).data == data
+        old = MlctlJob.load("old", _sync=True)
+        assert (old.job, old.on_change, old.model_extra) == (path, "fail", None)
+    assert "MlctlJob: on_chnge: unknown field; did you mean 'on_change'?: left out" in caplog.text
 
 
 def test_collection(client: SyncPrefectClient) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect.blocks.abstract import JobBlock, JobRun
-from pydantic import Field
+from prefect.logging import get_logger
+from pydantic import ConfigDict, Field
+
+from mlctl.errors import InvalidJob, did_you_mean
 
 from .call import Call, again, asynchronous, next_key
 from .drive import Drive
@@ -52,6 +55,8 @@ class MlctlRun(JobRun[MlctlResult]):
 class MlctlJob(JobBlock[MlctlResult]):
     """A job of mlctl's: its file, and where it runs."""
 
+    model_config = ConfigDict(extra="ignore")  # what Prefect itself adds isn't kept; what else comes is refused below
+
     _block_type_name = "mlctl job"
     _block_type_slug = "mlctl-job"
     _description = "Runs a job file on any platform that mlctl knows, and finds it again after a crash."
@@ -67,6 +72,30 @@ class MlctlJob(JobBlock[MlctlResult]):
     on_change: str = Field(
         default="fail", description="Where a key names a run of another job: fail, adopt or replace."
     )
+
+    def __init__(self, **given: Any) -> None:
+        if unknown := self._unknown(given):
+            raise InvalidJob(min(unknown.values()))
+        super().__init__(**given)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> MlctlJob:
+        """As Prefect reads what a server keeps: of that, a field that isn't there (any more, or yet) is left out, and told."""
+        if isinstance(obj, Mapping) and (unknown := cls._unknown(obj)):
+            for text in unknown.values():
+                get_logger("mlctl").warning("%s: left out", text)
+            obj = {name: value for name, value in obj.items() if name not in unknown}
+        return super().model_validate(obj, **options)
+
+    @classmethod
+    def _unknown(cls, given: Mapping[str, Any]) -> dict[str, str]:
+        """The fields that there aren't, with what to say of each; names that begin with _ are Prefect's own."""
+        known = {*cls.model_fields, "block_type_slug"}
+        return {
+            name: f"MlctlJob: {name}: unknown field{did_you_mean(name, cls.model_fields)}"
+            for name in given
+            if name not in known and not name.startswith("_")
+        }
 
     def trigger(
         self, params: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None, key: str | None = None
