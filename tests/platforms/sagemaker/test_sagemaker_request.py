@@ -130,6 +130,16 @@ def test_damaged_golden_is_refused(kind: str, standin: StandIn) -> None:
     ]
 
 
+ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+
+
+def vpc(subnets: int, groups: int) -> dict[str, list[str]]:
+    return {
+        "subnets": [f"subnet-{n}" for n in range(subnets)],
+        "security_groups": [f"sg-{n}" for n in range(groups)],
+    }
+
+
 REFUSED: dict[str, tuple[type[MlctlError], str, str, dict[str, Any], dict[str, Any]]] = {
     "registry": (Unsupported, "image: got 'busybox:1'.*ECR", "train", {"image": "busybox:1"}, {}),
     "framework": (Unsupported, "did you mean 'pytorch'", "train", {"image": "pytorhc==2.5"}, {}),
@@ -174,6 +184,40 @@ REFUSED: dict[str, tuple[type[MlctlError], str, str, dict[str, Any], dict[str, A
     "tag of the target": (InvalidConfig, "targets.prod.tags: a: AWS's tags", "train", {}, {"tags": {"a": "b,c"}}),
     "name of a tag": (InvalidConfig, "targets.prod.tags: a,b: AWS's tags", "train", {}, {"tags": {"a,b": "c"}}),
     "runtime": (InvalidConfig, "targets.prod.max_runtime: got 2419200", "process", {}, {"max_runtime": 28 * 86400}),
+    "tags": (
+        InvalidJob, "labels: 48 of them, with the target's 1 and mlctl's own 2 are 51 tags, and AWS takes 50", "train",
+        {"labels": {f"l{n}": "x" for n in range(48)}, "tags": ["nightly"]}, {},
+    ),
+    "tags of the target": (
+        InvalidConfig, "targets.prod.tags: 50 of them, with mlctl's own 1 are 51 tags, and AWS takes 50", "train", {},
+        {"tags": {f"l{n}": "x" for n in range(50)}},
+    ),
+    "reserved tag": (InvalidConfig, "targets.prod.tags: AWS:x: .*aws:", "train", {}, {"tags": {"AWS:x": "y"}}),
+    "nodes": (Unsupported, "resources.nodes: got 101, .*takes 100", "process", {"resources": {"nodes": 101}}, {}),
+    "disk": (Unsupported, "resources.disk: got 16385 GB, .*takes 16384", "process", {"resources": {"disk": "16385G"}}, {}),
+    "long image": (InvalidJob, "image: got .*255 characters", "train", {"image": f"{ECR}/{'x' * 240}:1"}, {}),
+    "long image setting": (
+        InvalidConfig, "targets.prod.image: got .*255 characters", "train", {}, {"image": f"{ECR}/{'x' * 240}:1"},
+    ),
+    "long input": (
+        Unsupported, "inputs.a: its address has 1025 characters, and SageMaker takes 1024", "process",
+        {"inputs": {"a": f"s3://x/{'y' * 1017}/"}}, {},
+    ),
+    "long output": (
+        Unsupported, "outputs.a: its address has 1025 characters, and SageMaker takes 1024", "train",
+        {"outputs": {"a": {"uri": f"s3://x/{'y' * 1018}"}}}, {},
+    ),
+    "long output of a processing job": (
+        Unsupported, "outputs.a: its address has 10.. characters, and SageMaker takes 1024", "process",
+        {"outputs": {"a": {"uri": f"s3://x/{'y' * 1018}"}}}, {},
+    ),
+    "long prefix": (InvalidConfig, "targets.prod.prefix: got", "train", {}, {"prefix": "p" * 513}),
+    "record": (
+        Unsupported, r"outputs: what is kept with the run takes \d+ characters, and SageMaker keeps 51200", "train",
+        {"outputs": {f"o{n}": {"uri": f"s3://x/{'y' * 600}"} for n in range(80)}}, {},
+    ),
+    "subnets": (InvalidConfig, "targets.prod.vpc: ", "train", {}, {"vpc": vpc(17, 1)}),
+    "security groups": (InvalidConfig, "targets.prod.vpc: ", "train", {}, {"vpc": vpc(1, 6)}),
     "unknown setting": (InvalidConfig, "did you mean 'region'", "train", {}, {"regoin": "eu-west-1"}),
 }  # fmt: skip
 
@@ -191,6 +235,36 @@ def test_refused_at_plan(case: str) -> None:
     facts = {**FACTS, "inputs": {name: {"single": False} for name in fields.get("inputs", {})}}
     with pytest.raises(error, match=text):
         planned(kind, facts, {**TARGET, **settings}, **{"name": "churn", "command": "python job.py", **fields})
+
+
+@pytest.mark.parametrize("kind", ["train", "process"])
+def test_as_much_as_there_may_be(kind: str) -> None:
+    """Right at SageMaker's limits a job is planned, and the request is what the model takes."""
+    most = {
+        "labels": {f"l{n}": "x" for n in range(48)},
+        "image": f"{ECR}/{'x' * (255 - len(ECR) - 3)}:1",
+        "inputs": {"a": f"s3://x/{'y' * 1016}/"},
+        "outputs": {
+            "a": {"uri": f"s3://x/{'y' * (1017 if kind == 'train' else 990)}"}
+        },  # below it each has its own folder
+        "resources": {"nodes": 100, "disk": "16384G"},
+        "platforms": {"sagemaker": {"hyperparameters": True}},
+        "params": {f"p{n}": "x" * (500 if n else 2498) for n in range(100)},
+    }
+    facts = {**FACTS, "inputs": {"a": {"single": False}}}
+    plan = planned(kind, facts, {**TARGET, "vpc": vpc(16, 5)}, name="churn", command="a", **most)
+    assert not list(model.problems(model.input_of(operation(kind)), sent(plan)))
+    assert len(plan.request["parameters"]["Tags"]) == 50
+
+
+@pytest.mark.parametrize(("long", "short", "left"), [(1, 100, 100), (1, 101, 0), (0, 101, 0)])
+def test_no_more_hyperparameters_than_there_may_be(long: int, short: int, left: int) -> None:
+    """A hundred are sent, or none; the file has all."""
+    params = {f"p{n}": "x" * (3000 if n < long else 1) for n in range(long + short)}
+    plan = planned("train", name="churn", command="a", image="sklearn==1.4", params=params)
+    assert len(plan.request["parameters"].get("HyperParameters", {})) == left
+    (loss,) = plan.losses
+    assert all(name in loss.why for name in list(params)[:long])
 
 
 def test_what_training_has_is_no_loss() -> None:

@@ -15,11 +15,18 @@ from mlctl.runs import Loss
 
 from . import images, instances
 
-__all__ = ["LONGEST", "Carried", "Fields"]
+__all__ = ["ADDRESS", "LONGEST", "Carried", "Fields"]
 
 _DAY = 86400
+_KEY, _VALUE = re.compile(r"(?i:(?!aws:))[\w .:/=+@-]{1,128}"), re.compile(r"[\w .:/=+@-]{0,256}")
 LONGEST = 2500
 """Characters that a hyperparameter may have."""
+
+ADDRESS = 1024
+"""Characters that an address in S3 may have."""
+
+_IMAGE, _TAGS, _HYPERPARAMETERS, _NODES, _DISK = 255, 50, 100, 100, 16384
+"""How many characters, of them, or GB, a request may have; training jobs have no such limit of nodes."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Fields:
         try:
             if not image:
                 return images.of_python(job.python, region, gpu)
+            if len(image) > _IMAGE:
+                raise ValueError(f"and SageMaker takes {_IMAGE} characters")
             return image if images.is_address(image) else images.framework(image, region, gpu)
         except ValueError as reason:
             if image and not job.image:
@@ -78,26 +87,37 @@ class Fields:
         return str(named)
 
     def _cluster(self) -> dict[str, Any]:
-        disk = self.job.resources.disk
+        asked = self.job.resources
+        disk = -(-asked.disk // 10**9) if asked.disk else self.settings.values.get("volume", 30)
+        if disk > _DISK:
+            text = f"got {disk} GB, and SageMaker takes {_DISK}"
+            raise Unsupported(str(self.job.fail(("resources", "disk"), text)))
+        if asked.nodes > _NODES and not self.training:
+            text = f"got {asked.nodes}, and SageMaker takes {_NODES} for a processing job"
+            raise Unsupported(str(self.job.fail(("resources", "nodes"), text)))
         cluster: dict[str, Any] = {
-            "InstanceType": self._instance(),
-            "InstanceCount": self.job.resources.nodes,
-            "VolumeSizeInGB": -(-disk // 10**9) if disk else self.settings.values.get("volume", 30),
-        }
+            "InstanceType": self._instance(), "InstanceCount": asked.nodes, "VolumeSizeInGB": disk,
+        }  # fmt: skip
         if key := self.settings.values.get("kms_key"):
             cluster["VolumeKmsKeyId"] = key
         return cluster
 
     def _tags(self) -> list[dict[str, str]]:
-        pairs = {**self.settings.values.get("tags", {}), **self.job.labels, "mlctl:job": self.job.name}
-        if self.job.tags:
-            pairs["mlctl:tags"] = " ".join(self.job.tags)
+        job, given = self.job, self.settings.values.get("tags", {})
+        ours = {"mlctl:job": job.name, **({"mlctl:tags": " ".join(job.tags)} if job.tags else {})}
+        pairs = {**given, **job.labels, **ours}
         for key, value in pairs.items():
-            if not re.fullmatch(r"[\w .:/=+@-]{1,128}", key) or not re.fullmatch(r"[\w .:/=+@-]{0,256}", value):
-                text = f"{key}: AWS's tags take letters, digits, blanks and _.:/=+-@, 256 at most, and 128 of a name"
-                if key in self.settings.values.get("tags", {}) and key not in self.job.labels:
+            if not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
+                text = f"{key}: AWS's tags take letters, digits, blanks and _.:/=+-@, 256 at most, and 128 of a name, no aws: first"
+                if key in given and key not in job.labels:
                     raise self.settings.fail("tags", text)
-                raise self.job.fail(("tags",), text)
+                raise job.fail(("tags",), text)
+        if len(pairs) > _TAGS:
+            all_of_them = f"mlctl's own {len(ours)} are {len(pairs)} tags, and AWS takes {_TAGS}"
+            if len(given) + len(ours) > _TAGS:
+                raise self.settings.fail("tags", f"{len(given)} of them, with {all_of_them}")
+            text = f"{len(job.labels)} of them, with the target's {len(given)} and {all_of_them}"
+            raise job.fail(("labels",), text)
         return [{"Key": key, "Value": value} for key, value in sorted(pairs.items())]
 
     def _runtime(self) -> int:
@@ -174,11 +194,12 @@ class Fields:
         if not (asked if asked is not None else not images.is_address(self.job.image)):
             return {}
         values = {name: json.dumps(value) for name, value in self.job.values().items()}
-        long = [name for name, value in values.items() if len(value) > LONGEST or len(name) > 256] or (
-            list(values) if len(values) > 100 else []
-        )
+        long = [name for name, value in values.items() if len(value) > LONGEST]
+        if len(values) - len(long) > _HYPERPARAMETERS:
+            long = list(values)
         if long:
-            text = f"HyperParameters take 100 values of 2,500 characters; left out there, not in the params file: {', '.join(long)}"
+            text = f"HyperParameters take {_HYPERPARAMETERS} values of {LONGEST} characters"
+            text += f"; left out there, not in the params file: {', '.join(long)}"
             self.losses.append(Loss("params", text))
         return {name: value for name, value in values.items() if name not in long}
 

@@ -21,7 +21,7 @@ from mlctl.job import Job
 from mlctl.runs import Loss, Plan, Run, Stamp, Upload
 
 from .launch import ROOT, Launch, script
-from .native import LONGEST, Carried, Fields
+from .native import ADDRESS, LONGEST, Carried, Fields
 
 __all__ = ["RECORD", "make", "record", "recorded", "sources", "split_member"]
 
@@ -29,6 +29,8 @@ RECORD = "MLCTL_RECORD_"
 """How the variables of a job begin that hold mlctl's record of it, cut to what a variable may hold."""
 
 _OURS = ("mlctl", "mlctl-code", "mlctl-state")
+_STAMP = Stamp("k" * 64, "d" * 64, "p" * 512, {}, "n" * 32)
+"""As large as a stamp gets, but for what its caller keeps with the run, which a plan doesn't know."""
 _ARCHIVE = re.compile(r"/output/(model|output)\.tar\.gz\Z")
 
 
@@ -128,6 +130,10 @@ class _Maker:
             "state": self.state,
             "record": {"outputs": addresses, "metrics": f"{self.state}metrics-{self.attempt}.jsonl"},
         }
+        try:
+            record(request, _STAMP)
+        except ValueError as reason:
+            raise Unsupported(str(job.fail(("outputs",), str(reason)))) from None
         return Plan(
             self.name, "sagemaker", self.settings.target, request, tuple(self.uploads), (*self.losses, *fields.losses)
         )
@@ -148,6 +154,7 @@ class _Maker:
             else:
                 address, member = split_member(each.uri)
             address = address if known["single"] else address.rstrip("/") + "/"
+            self._reached(("inputs", name), address)
             sources[name] = (address, each.mode == "mount" and self.training)
             file = f"{at}/{address.rpartition('/')[2]}"
             places[name] = file if known["single"] else at
@@ -169,12 +176,15 @@ class _Maker:
                 raise Unsupported(str(self.job.fail(("outputs",), text)))
             places = {name: f"{self.layout.outputs}/{name}" for name in self.job.outputs}
             addresses = {name: data.output(self.job, name, self.name, own) for name in self.job.outputs}
+            for name, address in addresses.items():
+                self._reached(("outputs", name), address)
             return places, addresses, ""
         roots = {each.uri.rstrip("/") for each in self.job.outputs.values()} or {""}
         if len(roots) > 1:
             text = "a training job has one place for all its outputs; give every one the same uri:, or none"
             raise Unsupported(str(self.job.fail(("outputs",), text)))
         store = roots.pop() or own
+        self._reached(("outputs", *self.job.outputs)[:2], store)
         models = [name for name, each in self.job.outputs.items() if each.type == "model"]
         main = "model" if "model" in models else models[0] if len(models) == 1 else ""
         places = {name: f"{self.layout.outputs}/{name}" for name in self.job.outputs}
@@ -182,6 +192,11 @@ class _Maker:
         if main:  # alone in its archive, as whatever serves it expects
             places[main], addresses[main] = f"{ROOT}/model", f"{store}/{self.name}/output/model.tar.gz"
         return places, addresses, store
+
+    def _reached(self, keys: tuple[str, ...], address: str) -> None:
+        if len(address) > ADDRESS:
+            text = f"its address has {len(address)} characters, and SageMaker takes {ADDRESS}"
+            raise Unsupported(str(self.job.fail(keys, text)))
 
     def _toolkit(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, str]:
         """What scripts written for SageMaker look for, and its toolkit would set; the job's own command runs instead."""

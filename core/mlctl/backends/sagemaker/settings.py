@@ -16,7 +16,8 @@ def _vpc(value: Any) -> bool:
         isinstance(value, Mapping)
         and value.keys() == {"subnets", "security_groups"}
         and all(
-            isinstance(each, list) and each and all(isinstance(one, str) for one in each) for each in value.values()
+            isinstance(each, list) and 0 < len(each) <= most and all(isinstance(one, str) for one in each)
+            for each, most in ((value["subnets"], 16), (value["security_groups"], 5))
         )
     )
 
@@ -26,12 +27,15 @@ _ALLOWED: Allowed = {
     "profile": (text(r".+"), "a profile of ~/.aws/config"),
     "role": (text(r"arn:aws[a-z-]*:iam::\d{12}:role/\S+|[\w+=,.@-]+"), "a role's name or ARN"),
     "bucket": (text(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"), "a bucket's name, without s3://"),
-    "prefix": (text(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*"), "a folder of the bucket such as ml/jobs"),
+    "prefix": (
+        text(r"(?=.{1,512}\Z)[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*"),
+        "a folder of the bucket such as ml/jobs, at most 512 characters",
+    ),
     "instance_type": (text(r"ml\.[a-z0-9-]+\.[a-z0-9]+"), "an instance type such as ml.m5.xlarge"),
     "image": (text(r"\S+"), "an image's address in ECR, or a framework such as sklearn==1.4"),
     "volume": (whole(1, 16384), "GB from 1 to 16384"),
     "kms_key": (text(r"[a-zA-Z0-9:/_-]+"), "a KMS key's id or ARN"),
-    "vpc": (_vpc, "{subnets: [subnet-...], security_groups: [sg-...]}"),
+    "vpc": (_vpc, "{subnets: [subnet-...], security_groups: [sg-...]}, 16 and 5 at most"),
     "network_isolation": (flag, "true or false"),
     "encrypt_traffic": (flag, "true or false"),
     "max_runtime": (whole(1, 28 * 86400), "seconds from 1 to 2419200"),
