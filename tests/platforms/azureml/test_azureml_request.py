@@ -161,6 +161,29 @@ REFUSED: dict[str, tuple[type[MlctlError], str, str, dict[str, Any], dict[str, A
     "null byte": (InvalidJob, "null byte", "train", {"env": {"A": "a\0b"}}, {}),
     "long word": (InvalidJob, "more than 100000 bytes", "train", {"env": {"A": "a" * 100_001}}, {}),
     "long tag": (InvalidConfig, "targets.prod.tags: a: Azure ML's tags", "train", {}, {"tags": {"a": "x" * 257}}),
+    "tags": (
+        InvalidJob, "labels: 48 of them, with the target's 1 and mlctl's own 2 are 51 tags, of which there may be 50", "train",
+        {"labels": {f"l{n}": "x" for n in range(48)}, "tags": ["nightly"]}, {"tags": {"a": "b"}},
+    ),
+    "tags of the target": (
+        InvalidConfig, "targets.prod.tags: 50 of them, with mlctl's own 1 are 51 tags, of which there may be 50", "train", {},
+        {"tags": {f"l{n}": "x" for n in range(50)}},
+    ),
+    "long description": (
+        InvalidJob, "description: it has 5001 characters, and Azure ML takes 5000", "train", {"description": "x" * 5001}, {},
+    ),
+    "inputs": (
+        Unsupported, "inputs: 200 of them, and mlctl's own 1: Azure ML takes 200", "process",
+        {"inputs": {f"i{n}": "https://x/y" for n in range(200)}}, {},
+    ),
+    "outputs": (
+        Unsupported, "outputs: 20 of them, and mlctl's own 1: Azure ML takes 20", "process",
+        {"outputs": {f"o{n}": {} for n in range(20)}}, {},
+    ),
+    "record": (
+        Unsupported, r"outputs: what is kept with the run takes \d+ characters, and mlctl keeps 10000", "process",
+        {"outputs": {f"o{n}": {"uri": f"wasbs://c@a.blob.core.windows.net/{'y' * 600}"} for n in range(18)}}, {},
+    ),
     "subscription": (InvalidConfig, "targets.prod.subscription: got 7, expected the id", "train", {}, {"subscription": 7}),
     "plain http": (InvalidConfig, "targets.prod.resource_manager: ", "train", {}, {"resource_manager": "http://x"}),
     "environment": (InvalidConfig, "targets.prod.environment: got 'azureml:x'", "train", {}, {"environment": "azureml:x"}),

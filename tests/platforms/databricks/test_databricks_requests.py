@@ -112,12 +112,17 @@ def test_missing_field_is_refused(kind: str, name: str) -> None:
         ({"root": "/Volumes/main/ml/mlctl/../x"}, "targets.dbx.root"),
         ({"cluster": 7}, "targets.dbx.cluster"),
         ({"cluster": "a", "new_cluster": {"spark_version": "x"}}, "targets.dbx.new_cluster"),
+        (
+            {"new_cluster": {"custom_tags": {f"t{n}": "x" for n in range(46)}}},
+            "targets.dbx.new_cluster: custom_tags are 46, and Databricks takes 45",
+        ),
+        ({"root": f"/Volumes/main/ml/{'x' * 1000}"}, "targets.dbx.root"),
         ({"environment_version": "new"}, "targets.dbx.environment_version"),
         ({"rooot": "x"}, "did you mean 'root'"),
         ({"secrets": {"TOKEN": "env:TOKEN"}}, "targets.dbx.secrets.TOKEN"),
         ({}, "targets.dbx.secrets.TOKEN"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_wrong_setting_is_named(values: dict[str, Any], names: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match=names):

@@ -170,6 +170,10 @@ REFUSED: dict[str, tuple[type[MlctlError], str, dict[str, Any], dict[str, Any]]]
     "accelerator": (Unsupported, "got 'H100', which targets.prod.accelerators", {"resources": {"accelerators": "H100:1"}}, {}),
     "nodes": (Unsupported, "nodes: kfp cannot honour it", {"resources": {"nodes": 2}}, {}),
     "too large": (Unsupported, "command: .*bytes, and KFP takes 100000", {"env": {"A": "a" * 80_000}}, {}),
+    "pod": (
+        Unsupported, "tags: what is told of the pod has 1.* bytes, and KFP takes 100000",
+        {"tags": [f"{n:063}" for n in range(1600)]}, {},
+    ),
     "image": (InvalidJob, "image: got 'x:{{y}}', in which", {"image": "x:{{y}}"}, {}),
     "null byte": (InvalidJob, "null byte", {"env": {"A": "a\0b"}}, {}),
     "platform field": (InvalidJob, "platforms.kfp.queue: unknown field", {"platforms": {"kfp": {"queue": "x"}}}, {}),
@@ -200,6 +204,13 @@ def test_refused_at_plan(case: str) -> None:
     target = {name: value for name, value in {**TARGET, **changed}.items() if value is not None}
     with pytest.raises(error, match=text):
         planned("train", FACTS, target, **{"name": "churn", "command": "python job.py", **fields})
+
+
+def test_long_description() -> None:
+    """A run's is a column of 255 characters in a server's table; the pipeline's is as long as it is."""
+    run = planned("train", name="churn", command="a", description="x" * 300).request["run"]
+    assert run["description"] == "x" * 254 + "…"
+    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["description"] == "x" * 300
 
 
 def test_files_travel_in_the_run_as_long_as_they_fit(tmp_path: Path) -> None:

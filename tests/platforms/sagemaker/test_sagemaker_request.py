@@ -185,11 +185,11 @@ REFUSED: dict[str, tuple[type[MlctlError], str, str, dict[str, Any], dict[str, A
     "name of a tag": (InvalidConfig, "targets.prod.tags: a,b: AWS's tags", "train", {}, {"tags": {"a,b": "c"}}),
     "runtime": (InvalidConfig, "targets.prod.max_runtime: got 2419200", "process", {}, {"max_runtime": 28 * 86400}),
     "tags": (
-        InvalidJob, "labels: 48 of them, with the target's 1 and mlctl's own 2 are 51 tags, and AWS takes 50", "train",
+        InvalidJob, "labels: 48 of them, with the target's 1 and mlctl's own 2 are 51 tags, of which there may be 50", "train",
         {"labels": {f"l{n}": "x" for n in range(48)}, "tags": ["nightly"]}, {},
     ),
     "tags of the target": (
-        InvalidConfig, "targets.prod.tags: 50 of them, with mlctl's own 1 are 51 tags, and AWS takes 50", "train", {},
+        InvalidConfig, "targets.prod.tags: 50 of them, with mlctl's own 1 are 51 tags, of which there may be 50", "train", {},
         {"tags": {f"l{n}": "x" for n in range(50)}},
     ),
     "reserved tag": (InvalidConfig, "targets.prod.tags: AWS:x: .*aws:", "train", {}, {"tags": {"AWS:x": "y"}}),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlctl.backend import Facts, Settings
+from mlctl.backends import _tags
 from mlctl.errors import Unsupported, one_line
 from mlctl.job import Job
 from mlctl.runs import Loss
@@ -24,6 +25,9 @@ BASE_GPU = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.8-cudnn8-ubuntu22.04"
 
 LIMIT = 86400
 """Seconds that a job may run that says nothing of it, nor does its target."""
+
+_DESCRIPTION = 5000
+"""Characters that it may have."""
 
 _IDENTITIES = {"managed": "Managed", "user": "UserIdentity", "token": "AMLToken"}
 
@@ -56,6 +60,8 @@ class Fields:
             "tags": self._tags(),
         }
         if job.description:
+            if (size := len(job.description)) > _DESCRIPTION:
+                raise job.fail(("description",), f"it has {size} characters, and Azure ML takes {_DESCRIPTION}")
             found["description"] = job.description
         if self.compute:
             found["computeId"] = f"{self.at.arm}/computes/{self.compute}"
@@ -164,16 +170,8 @@ class Fields:
         return {"distributionType": kind, "processCountPerInstance": 1}
 
     def _tags(self) -> dict[str, str]:
-        pairs = {**self.values.get("tags", {}), **self.job.labels, "mlctl.job": self.job.name}
-        if self.job.tags:
-            pairs["mlctl.tags"] = " ".join(self.job.tags)
-        for key, value in pairs.items():
-            if len(key) > 100 or len(value) > 256:
-                text = f"{key}: Azure ML's tags take 100 characters, and 256 of a value"
-                if key in self.values.get("tags", {}) and key not in self.job.labels:
-                    raise self.settings.fail("tags", text)
-                raise self.job.fail(("tags",), text)
-        return dict(sorted(pairs.items()))
+        rule = "Azure ML's tags take 100 characters, and 256 of a value"
+        return _tags.pairs(self.job, self.settings, ".", lambda name, value: len(name) > 100 or len(value) > 256, rule)
 
     def _runtime(self) -> int:
         return int(self.job.timeout or self.values.get("max_runtime", LIMIT))

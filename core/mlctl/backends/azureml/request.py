@@ -38,6 +38,12 @@ REACHED: Mapping[str, str] = {
     "azureml": "mount", "abfss": "mount", "wasbs": "mount", "https": "download", "file": "upload",
 }  # fmt: skip
 _OURS = ("mlctl", "mlctl_code", "mlctl_state")
+_INPUTS, _OUTPUTS = 200, 20
+"""How many a job may have, mlctl's own included."""
+
+_STAMP = Stamp("k" * 64, "d" * 64, "p" * 512, {}, "n" * 32)
+"""As large as a stamp gets, but for what its caller keeps with the run, which a plan doesn't know."""
+
 _MODES = {"mount": "ReadOnlyMount", "download": "Download", "": "ReadOnlyMount"}
 _OUTPUT_MODES = {"mount": "ReadWriteMount", "upload": "Upload", "": "Upload"}
 
@@ -77,6 +83,12 @@ class _Maker:
             self.uploads.append(Upload(str(job.package.path), job.package.sha256, address))
             code = f"{root}/code.tar.gz"
             self._link("inputs", "mlctl_code", address, code, "Download")
+        for sort, most in (("inputs", _INPUTS), ("outputs", _OUTPUTS)):
+            asked = len(getattr(job, sort))
+            ours = sum(each.startswith(f"{sort}.mlctl_") for each in self.links) + (sort == "inputs")
+            if asked + ours > most:
+                text = f"{asked} of them, and mlctl's own {ours}: Azure ML takes {most}"
+                raise Unsupported(str(job.fail((sort,), text)))
         fields = Fields(job, self.facts, self.name, self.settings, self.at)
         links = dict(sorted(self.links.items()))
         launch = Launch(
@@ -105,6 +117,10 @@ class _Maker:
             "files": {f"{below}{file}": text for file, text in files.items()},
             "record": {"outputs": addresses, "metrics": f"{self.at.base}/{own}/{metrics}"},
         }
+        try:
+            stamped(request, _STAMP)
+        except ValueError as reason:
+            raise Unsupported(str(job.fail(("outputs",), str(reason)))) from None
         return Plan(self.name, "azureml", self.settings.target, request, tuple(self.uploads), (*losses, *fields.losses))
 
     def _input(self, name: str, address: str, mode: str, single: bool) -> None:

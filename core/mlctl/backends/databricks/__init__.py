@@ -40,6 +40,7 @@ from .workspace import Missing, Workspace
 __all__ = ["Databricks"]
 
 PAGE = 24  # runs that a page of runs/list has at most
+_CUSTOM_TAGS = 45  # that a cluster may have
 CHUNK = 1 << 20  # bytes of log after which a batch is handed out
 _COMPUTE = "the target's compute has what it has; choose a target whose cluster fits"
 _LOSSES = {
@@ -90,6 +91,9 @@ class Databricks(Base):
                 raise settings.fail(name, f"got {one_line(values[name])}, expected {expected}")
         if "cluster" in values and "new_cluster" in values:
             raise settings.fail("new_cluster", "there is cluster: too; choose one")
+        tags = values.get("new_cluster", {}).get("custom_tags")
+        if isinstance(tags, Mapping) and len(tags) > _CUSTOM_TAGS:
+            raise settings.fail("new_cluster", f"custom_tags are {len(tags)}, and Databricks takes {_CUSTOM_TAGS}")
         if not re.fullmatch(r"[0-9]+", str(values.get("environment_version", "4"))):
             text = f"got {one_line(values['environment_version'])}, expected a number such as 4"
             raise settings.fail("environment_version", text)

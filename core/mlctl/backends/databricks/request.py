@@ -36,7 +36,11 @@ SLACK = 3600
 def root_of(settings: Settings) -> str:
     """The folder below which everything is kept: of a Volume."""
     root = settings.values.get("root", "")
-    if not isinstance(root, str) or not re.fullmatch(r"/Volumes(/[^/\s]+){3,}/?", root) or ".." in root.split("/"):
+    if (
+        not isinstance(root, str)
+        or not re.fullmatch(r"(?=.{1,512}\Z)/Volumes(/[^/\s]+){3,}/?", root)
+        or ".." in root.split("/")
+    ):
         text = f"got {one_line(root)}, expected a folder of a Volume such as /Volumes/main/ml/mlctl/runs"
         raise settings.fail("root", text)
     return root.rstrip("/")

@@ -27,8 +27,11 @@ from .settings import grace, place
 __all__ = ["LIMIT", "RECORD", "make", "outputs_of", "stamp_of", "stamped"]
 
 LIMIT = 100_000
-"""Bytes that the task's container may have, code and inputs of this machine in base64 included: KFP hands all of it to its driver
-as one word, and Linux takes 128 KiB."""
+"""Bytes that the task's container may have, code and inputs of this machine in base64 included, and what is told of its pod: KFP
+hands each to its driver as one word, and Linux takes 128 KiB."""
+
+DESCRIPTION = 255
+"""Characters that the description of a run may have in the table of a server."""
 
 RECORD = "mlctl"
 """The pipeline's parameter."""
@@ -94,7 +97,7 @@ class _Maker(Layout):
         )
         body = {
             "display_name": self.name,
-            "description": job.description,
+            "description": _short(job.description),  # the pipeline has it whole
             "pipeline_spec": self._specification(ir),
             "service_account": str(values.get("service_account", "")),
         }
@@ -143,6 +146,9 @@ class _Maker(Layout):
             pod["emptyDirMounts"] = [
                 {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": str(job.resources.shm)}  # noqa: S108
             ]
+        if (size := len(json.dumps(pod))) > LIMIT:
+            text = f"what is told of the pod has {size} bytes, and KFP takes {LIMIT}; give it fewer tags and labels"
+            raise Unsupported(str(job.fail(("tags",) if job.tags else ("labels",), text)))
         return pod
 
     def _secret(self, name: str) -> dict[str, Any]:
@@ -183,6 +189,10 @@ class _Maker(Layout):
 
 def _camel(toleration: Mapping[str, Any]) -> dict[str, Any]:
     return {"tolerationSeconds" if name == "toleration_seconds" else name: each for name, each in toleration.items()}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= DESCRIPTION else f"{text[: DESCRIPTION - 1]}…"
 
 
 def _kept(value: Any) -> str:

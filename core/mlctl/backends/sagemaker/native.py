@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlctl.backend import Facts, Settings
+from mlctl.backends import _tags
 from mlctl.errors import Unsupported
 from mlctl.job import Job
 from mlctl.runs import Loss
@@ -18,14 +19,13 @@ from . import images, instances
 __all__ = ["ADDRESS", "LONGEST", "Carried", "Fields"]
 
 _DAY = 86400
-_KEY, _VALUE = re.compile(r"(?i:(?!aws:))[\w .:/=+@-]{1,128}"), re.compile(r"[\w .:/=+@-]{0,256}")
 LONGEST = 2500
 """Characters that a hyperparameter may have."""
 
 ADDRESS = 1024
 """Characters that an address in S3 may have."""
 
-_IMAGE, _TAGS, _HYPERPARAMETERS, _NODES, _DISK = 255, 50, 100, 100, 16384
+_IMAGE, _HYPERPARAMETERS, _NODES, _DISK = 255, 100, 100, 16384
 """How many characters, of them, or GB, a request may have; training jobs have no such limit of nodes."""
 
 
@@ -103,22 +103,9 @@ class Fields:
         return cluster
 
     def _tags(self) -> list[dict[str, str]]:
-        job, given = self.job, self.settings.values.get("tags", {})
-        ours = {"mlctl:job": job.name, **({"mlctl:tags": " ".join(job.tags)} if job.tags else {})}
-        pairs = {**given, **job.labels, **ours}
-        for key, value in pairs.items():
-            if not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
-                text = f"{key}: AWS's tags take letters, digits, blanks and _.:/=+-@, 256 at most, and 128 of a name, no aws: first"
-                if key in given and key not in job.labels:
-                    raise self.settings.fail("tags", text)
-                raise job.fail(("tags",), text)
-        if len(pairs) > _TAGS:
-            all_of_them = f"mlctl's own {len(ours)} are {len(pairs)} tags, and AWS takes {_TAGS}"
-            if len(given) + len(ours) > _TAGS:
-                raise self.settings.fail("tags", f"{len(given)} of them, with {all_of_them}")
-            text = f"{len(job.labels)} of them, with the target's {len(given)} and {all_of_them}"
-            raise job.fail(("labels",), text)
-        return [{"Key": key, "Value": value} for key, value in sorted(pairs.items())]
+        rule = "AWS's tags take letters, digits, blanks and _.:/=+-@, 256 at most, and 128 of a name, which doesn't begin with aws:"
+        found = _tags.pairs(self.job, self.settings, ":", _wrong, rule)
+        return [{"Key": name, "Value": value} for name, value in found.items()]
 
     def _runtime(self) -> int:
         limit = 28 * _DAY if self.training else 9 * _DAY
@@ -246,6 +233,16 @@ class Fields:
         if network := self._network():
             request["NetworkConfig"] = network
         return request
+
+
+def _wrong(name: str, value: str) -> bool:
+    """Whether AWS takes no such tag."""
+    words = r"[\w .:/=+@-]"
+    return (
+        not re.fullmatch(f"{words}{{1,128}}", name)
+        or name.lower().startswith("aws:")
+        or not re.fullmatch(f"{words}{{0,256}}", value)
+    )
 
 
 def _platform(job: Job) -> Mapping[str, Any]:
