@@ -70,12 +70,12 @@ class Settings:
             raise self.fail(f"secrets.{name}", "got a source of another sort, expected env:NAME or file:PATH")
         return source
 
-    def secret(self, name: str, source: str) -> str:
-        """What is there. Raises InvalidConfig where it isn't."""
+    def secret(self, name: str, source: str, at: str = "secrets.") -> str:
+        """What is there. Raises InvalidConfig where it isn't, which names the setting: `at` and the name."""
         kind, _, where = source.partition(":")
         if kind == "env":
             if where not in os.environ:
-                raise self.fail(f"secrets.{name}", f"comes from the environment variable {where}, which isn't set")
+                raise self.fail(f"{at}{name}", f"comes from the environment variable {where}, which isn't set")
             return os.environ[where]
         try:
             text = Path(where).expanduser().read_text(encoding="utf-8").rstrip("\n")
@@ -84,7 +84,7 @@ class Settings:
             return text
         except (OSError, ValueError, RuntimeError) as reason:
             text = f"comes from {where}: {getattr(reason, 'strerror', reason)}"
-            raise self.fail(f"secrets.{name}", text) from None
+            raise self.fail(f"{at}{name}", text) from None
 
 
 FIELDS: Mapping[str, Callable[[Job], bool]] = {

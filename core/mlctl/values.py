@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from .units import seconds
 
-__all__ = ["Allowed", "duration", "flag", "text", "whole", "words"]
+__all__ = ["Allowed", "address", "duration", "flag", "text", "whole", "words"]
 
 Allowed = Mapping[str, tuple[Callable[[Any], bool], str]]
 """Setting -> whether a value of it is right, and what is expected, for the message."""
@@ -17,6 +18,18 @@ Allowed = Mapping[str, tuple[Callable[[Any], bool], str]]
 def text(pattern: str) -> Callable[[Any], bool]:
     """A string that the whole pattern matches."""
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def address(pattern: str) -> Callable[[Any], bool]:
+    """Likewise, and of a host and a port that there can be."""
+
+    def right(value: Any) -> bool:
+        try:
+            return text(pattern)(value) and urlsplit(value).port != 0
+        except ValueError:  # half of an IPv6 address, a port beyond 65535
+            return False
+
+    return right
 
 
 def whole(least: int, most: int) -> Callable[[Any], bool]:

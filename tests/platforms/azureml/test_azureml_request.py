@@ -186,6 +186,7 @@ REFUSED: dict[str, tuple[type[MlctlError], str, str, dict[str, Any], dict[str, A
     ),
     "subscription": (InvalidConfig, "targets.prod.subscription: got 7, expected the id", "train", {}, {"subscription": 7}),
     "plain http": (InvalidConfig, "targets.prod.resource_manager: ", "train", {}, {"resource_manager": "http://x"}),
+    "half an address": (InvalidConfig, "targets.prod.resource_manager: got ", "train", {}, {"resource_manager": "https://[::1"}),
     "environment": (InvalidConfig, "targets.prod.environment: got 'azureml:x'", "train", {}, {"environment": "azureml:x"}),
     "unknown setting": (InvalidConfig, "did you mean 'workspace'", "train", {}, {"workspce": "x"}),
 }  # fmt: skip

@@ -43,7 +43,13 @@ WRONG: dict[str, tuple[type[MlctlError], str, dict[str, Any]]] = {
     "no token": (Unauthorized, "targets.prod.token is not set; set it", {"token": None}),
     "namespace": (InvalidConfig, "targets.prod.namespace: .*cannot have a namespace", {"namespace": "growth"}),
     "service account": (InvalidConfig, "targets.prod.service_account: .*nobody does not exist", {"service_account": "nobody"}),
-    "token's variable": (InvalidConfig, "NOWHERE, which isn't set", {"token": "env:NOWHERE"}),
+    "token's variable": (
+        InvalidConfig, "^targets.prod.token: comes from the environment variable NOWHERE, which isn't set$",
+        {"token": "env:NOWHERE"},
+    ),
+    "token's file": (
+        InvalidConfig, "^targets.prod.token: comes from /nowhere: No such file or directory$", {"token": "file:/nowhere"},
+    ),
     "certificates": (InvalidConfig, "targets.prod.ca: /nowhere: no such file", {"ca": "/nowhere"}),
 }  # fmt: skip
 

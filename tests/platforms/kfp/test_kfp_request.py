@@ -185,6 +185,8 @@ REFUSED: dict[str, tuple[type[MlctlError], str, dict[str, Any], dict[str, Any]]]
     "python": (InvalidConfig, r"targets.prod.image: .*put \{python\}", {"python": "3.11"}, {"image": "acme:1"}),
     "no host": (InvalidConfig, "targets.prod.host: it is not set", {}, {"host": None}),
     "host": (InvalidConfig, "targets.prod.host: got 'kfp.acme.com'", {}, {"host": "kfp.acme.com"}),
+    "half a host": (InvalidConfig, r"targets.prod.host: got 'https://\[::1', expected the address", {}, {"host": "https://[::1"}),
+    "host with a bad port": (InvalidConfig, "targets.prod.host: got .*99999", {}, {"host": "https://kfp.acme.com:99999"}),
     "token": (InvalidConfig, "targets.prod.token: got 'abc', expected where", {}, {"token": "abc"}),
     "volumes": (InvalidConfig, "targets.prod.volumes: ", {}, {"volumes": {"a": "b"}}),
     "unknown setting": (InvalidConfig, "did you mean 'namespace'", {}, {"namespce": "x"}),

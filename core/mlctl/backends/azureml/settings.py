@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlctl.backend import Settings
-from mlctl.values import Allowed, text, whole, words
+from mlctl.values import Allowed, address, text, whole, words
 
 __all__ = ["Place", "check"]
 
@@ -12,7 +12,7 @@ _ALLOWED: Allowed = {
     "subscription": (text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"), "the id of a subscription"),
     "resource_group": (text(r"[\w().-]{1,90}"), "the name of a resource group"),
     "workspace": (text(r"[A-Za-z0-9][\w-]{1,32}"), "the name of a workspace"),
-    "resource_manager": (text(r"https://[^/\s?#]+"), "an address such as https://management.chinacloudapi.cn"),
+    "resource_manager": (address(r"https://[^/\s?#]+"), "an address such as https://management.chinacloudapi.cn"),
     "datastore": (text(r"[A-Za-z0-9_]+"), "the name of a blob datastore of the workspace"),
     "prefix": (text(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*"), "a folder of the datastore such as ml/jobs"),
     "compute": (text(r"[A-Za-z0-9-]{2,32}"), "the name of a compute cluster of the workspace"),

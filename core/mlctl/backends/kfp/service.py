@@ -57,7 +57,7 @@ class Service:
         configuration = api.Configuration(host=self.host)
         configuration.retries = False
         if source := values.get("token"):
-            configuration.api_key = {"authorization": self.settings.secret("token", source)}
+            configuration.api_key = {"authorization": self.settings.secret("token", source, "")}
             configuration.api_key_prefix = {"authorization": "Bearer"}
         if authorities := values.get("ca"):
             path = Path(authorities).expanduser()

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from mlctl.backend import Settings
 from mlctl.backends._pods import SETTINGS, volumes_of
 from mlctl.units import seconds
-from mlctl.values import Allowed, duration, text, words
+from mlctl.values import Allowed, address, duration, text, words
 
 __all__ = ["NAMES", "check", "grace", "place"]
 
@@ -32,7 +32,7 @@ def _accelerators(value: Any) -> bool:
 
 
 _ALLOWED: Allowed = {
-    "host": (text(r"https?://[^/\s?#@]+(/[^\s?#]*)?"), "the address of the API server, such as https://kfp.acme.com"),
+    "host": (address(r"https?://[^/\s?#@]+(/[^\s?#]*)?"), "the address of the API server, such as https://kfp.acme.com"),
     "server": (text(r"[A-Za-z0-9._:-]+"), "a name for the server, such as prod-eu"),
     "namespace": (text(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"), "the namespace of a profile of Kubeflow's"),
     "experiment": (text(r"[A-Za-z0-9][\w .-]{0,126}"), "the name of an experiment"),
