@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,27 @@ def test_a_single_file_keeps_its_name(tmp_path: Path) -> None:
     (upload,) = one.uploads("s3://b")
     assert one.single and upload.address == one.address("s3://b") == f"s3://b/{one.sha256}/train.csv"
     assert upload.source == str(tmp_path / "train.csv")
+
+
+def test_a_folders_links_are_followed_and_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """Nothing of an input is left out in silence."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "part").write_text("1")
+    (folder / "linked").symlink_to(tmp_path / "far")
+    (folder / "file").symlink_to(tmp_path / "far" / "part")
+    assert [name for name, _ in Local.of(folder).files] == ["file", "linked/part"]
+    for make, why in (
+        (lambda path: path.symlink_to("gone"), "is a link to nothing"),
+        (lambda path: path.symlink_to("../data"), "is a folder within itself"),
+        (os.mkfifo, "is neither a file nor a folder"),
+    ):
+        made = folder / "linked" / "odd"
+        make(made)
+        with pytest.raises(InvalidJob, match=rf"inputs.x: {folder}/linked/odd: {why}$"):
+            data.local_inputs(job(tmp_path, x="data"))
+        made.unlink()
 
 
 def test_local_inputs(tmp_path: Path) -> None:

@@ -465,7 +465,7 @@ def test_an_input_that_can_never_be_copied(name: str, project: Path, home: Path)
 
 def test_an_input_that_has_its_own_copy_in_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLCTL_HOME", str(project / "home"))
-    with pytest.raises(InvalidJob, match=rf"inputs.x: {project}/home/runs/.*: is a folder within itself"):
+    with pytest.raises(InvalidJob, match=rf"inputs.x: {project}: its copy would be in it, at {project}/home/runs/"):
         submit("exit 0", inputs={"x": {"uri": ".", "mode": "download"}})
 
 
@@ -489,8 +489,9 @@ def test_an_input_that_may_not_be_read(name: str) -> None:
             os.chown(where, 65534, 65534)
             os.seteuid(65534)
         try:
-            with pytest.raises(ValueError, match=f"^{where}/data/{name}: Permission denied$"):
+            with pytest.raises(PermissionError) as caught:
                 data.copy(where / "data", target)
+            assert str(caught.value.filename) == f"{where}/data/{name}"
         finally:
             if root:
                 os.seteuid(0)

@@ -72,17 +72,16 @@ class Local:
 
     @classmethod
     def of(cls, path: Path) -> Local:
-        """Reads all of it. Raises InvalidJob for what isn't there; Unauthorized, Unavailable for what can't be read."""
+        """Reads all of it, links followed. Raises InvalidJob for what isn't there, or is neither files nor folders;
+        Unauthorized, Unavailable for what can't be read."""
         try:
-            single = path.is_file()
-            if single:
-                names = [(path.name, path)]
-            elif path.is_dir():
-                found = (Path(at, name) for at, _, names in os.walk(path) for name in names)
-                names = sorted((each.relative_to(path).as_posix(), each) for each in found if each.is_file())
-            else:
+            if not os.path.lexists(path):
                 raise InvalidJob(f"{path}: no such file or folder")
-            files = tuple((name, _sha256(each)) for name, each in names)
+            names = sorted(name for name, found in _within(str(path)) if stat.S_ISREG(found.st_mode))
+            files = tuple((name or path.name, _sha256(path / name)) for name in names)
+            single = names == [""]
+        except ValueError as reason:
+            raise InvalidJob(str(reason)) from None
         except OSError as reason:
             raise kind_of(reason)(f"{reason.filename or path}: {reason.strerror or reason}") from None
         whole = hashlib.sha256(
@@ -221,35 +220,46 @@ def _remote(address: str) -> tuple[Any, str]:
 def copy(source: Path, target: Path) -> None:
     """Copies a file, or a folder with all that is in it, to where nothing is yet; links are followed, and who owns the copy may
     remove it. Raises OSError, and ValueError for what could never be copied, whoever tries again."""
-    _duplicate(str(source), str(target), ())
-
-
-def _duplicate(source: str, target: str, above: tuple[tuple[int, int], ...]) -> None:
-    try:
-        found = os.stat(source)  # noqa: PTH116 - no Path for each of a million files
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{source}: its copy would be in it, at {target}")
+    folders = []
+    for name, found in _within(str(source)):
+        made = str(target / name)
         if stat.S_ISREG(found.st_mode):
-            shutil.copy2(source, target)
-            return
-        if not stat.S_ISDIR(found.st_mode):  # what a pipe or a device holds may have no end
-            raise ValueError(f"{source}: is neither a file nor a folder")
-        here = found.st_dev, found.st_ino
-        if here in above:
-            raise ValueError(f"{source}: is a folder within itself")
-        names = sorted(os.listdir(source))  # noqa: PTH208
+            shutil.copy2(source / name, made)
+        else:
+            os.mkdir(made)  # noqa: PTH102 - no Path for each of a million files
+            folders.append((str(source / name), made, stat.S_IMODE(found.st_mode) | stat.S_IRWXU))
+    for here, made, mode in reversed(folders):
+        shutil.copystat(here, made)
+        os.chmod(made, mode)  # noqa: PTH101
+
+
+def _within(path: str, name: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, os.stat_result]]:
+    """Of a file or folder: itself, called "", and all files and folders in it, by their names below it; links are followed.
+
+    Raises OSError; ValueError for what has no end, or never was there.
+    """
+    at = f"{path}/{name}" if name else path
+    try:
+        found = os.stat(at)  # noqa: PTH116
+        names = sorted(os.listdir(at)) if stat.S_ISDIR(found.st_mode) else []  # noqa: PTH208
     except OSError as reason:
-        if reason.filename != source or reason.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EPERM):
-            raise
-        if reason.errno != errno.ENOENT:
-            raise ValueError(f"{source}: {reason.strerror}") from None
-        if not os.path.islink(source):  # noqa: PTH114 - removed just now
-            raise
-        raise ValueError(f"{source}: is a link to nothing") from None
-    os.mkdir(target)  # noqa: PTH102
-    made = os.stat(target)  # noqa: PTH116 - the copy may be in what is copied
-    for name in names:
-        _duplicate(f"{source}/{name}", f"{target}/{name}", (*above, here, (made.st_dev, made.st_ino)))
-    shutil.copystat(source, target)
-    os.chmod(target, stat.S_IMODE(found.st_mode) | stat.S_IRWXU)  # noqa: PTH101
+        if reason.errno == errno.ELOOP:
+            raise ValueError(f"{at}: {reason.strerror}") from None
+        if reason.errno == errno.ENOENT and os.path.islink(at):  # noqa: PTH114 - else it was removed just now
+            raise ValueError(f"{at}: is a link to nothing") from None
+        raise
+    if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(
+        found.st_mode
+    ):  # what a pipe or a device holds may have no end
+        raise ValueError(f"{at}: is neither a file nor a folder")
+    here = found.st_dev, found.st_ino
+    if here in above:
+        raise ValueError(f"{at}: is a folder within itself")
+    yield name, found
+    for each in names:
+        yield from _within(path, f"{name}/{each}" if name else each, (*above, here))
 
 
 def _put_file(source: Path, target: Path) -> None:

@@ -127,6 +127,16 @@ def test_changed_job(steps: Steps, traces: Path) -> None:
     assert old.ended(30) is not None
 
 
+def test_an_output_that_can_not_be_copied(steps: Steps, traces: Path) -> None:
+    """One line, and no other try would change it."""
+    script = steps.folder / "code/train.py"
+    script.write_text(script.read_text() + "os.symlink('gone', out / 'latest')\n")
+    ended = steps.run(JOB)
+    assert ended.code == 2 and ended.errors.splitlines()[-1].endswith("/outputs/model/latest: is a link to nothing")
+    assert "Traceback" not in ended.errors
+    assert not (steps.root / "run-1/train/executor_output.json").exists()
+
+
 @pytest.mark.parametrize("store", ["s3://bucket", "/Volumes/main/ml/models"])
 def test_outputs_of_a_platform_elsewhere(steps: Steps, plug: Callable[[str], None], store: str) -> None:
     """An output that is no file of the pod stays where it is: the artifact says where, and a later step's job gets that."""

@@ -8,7 +8,8 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlctl.errors import InvalidConfig, Unavailable
+from mlctl import data
+from mlctl.errors import InvalidConfig, InvalidJob, Unavailable, kind_of
 from mlctl.job import KINDS
 
 from . import spec
@@ -22,33 +23,34 @@ def stale(folder: Path, image: str = "") -> Mapping[Path, str]:
     return {path: text for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text}
 
 
-def write(path: Path, data: bytes) -> None:
-    """Raises Unavailable where the disk fails."""
+def write(path: Path, content: bytes) -> None:
+    """Raises Unauthorized where it may not be written, Unavailable where the disk fails."""
     draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(data)
+        draft.write_bytes(content)
         draft.replace(path)
     except OSError as reason:
-        raise Unavailable(f"{path}: {reason.strerror or reason}") from None
+        raise kind_of(reason)(f"{path}: {reason.strerror or reason}") from None
     finally:
         draft.unlink(missing_ok=True)
 
 
 def copy(source: Path, target: Path) -> None:
-    """`source`, a file or folder, at `target`; what an earlier try of the step left there goes. Raises Unavailable."""
+    """`source`, a file or folder, at `target`; what an earlier try of the step left there goes.
+
+    Raises InvalidJob for what can't be copied, such as a pipe or a link to nothing; Unauthorized, Unavailable."""
     draft = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, draft)
-        else:
-            shutil.copy2(source, draft)
+        data.copy(source, draft)
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         draft.replace(target)
-    except (OSError, shutil.Error) as reason:
-        raise Unavailable(f"{target}: {getattr(reason, 'strerror', None) or reason}") from None
+    except ValueError as reason:
+        raise InvalidJob(str(reason)) from None
+    except OSError as reason:
+        raise kind_of(reason)(f"{reason.filename or target}: {reason.strerror or reason}") from None
     finally:
         _remove(draft)
 
