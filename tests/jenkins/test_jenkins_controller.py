@@ -104,11 +104,18 @@ def test_install(jenkins: stand_in.Controller, cli: Cli, pipeline: Path) -> None
     assert "x" not in jenkins.jobs
 
 
+def test_no_controller(cli: Cli, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends nothing needs none; the others say where it may be named."""
+    monkeypatch.delenv("JENKINS_URL", raising=False)
+    assert cli("install", "x", "-f", pipeline, "--dry-run")[0] == 0
+    for command in (("install", "x", "-f", pipeline), ("validate", pipeline), ("trigger", "x")):
+        code, out, err = cli(*command)
+        assert (code, out) == (2, "") and "--url: there is none; give it, or set JENKINS_URL" in err
+
+
 def test_job_builder_agrees(cli: Cli, pipeline: Path, tmp_path: Path) -> None:
     """What is sent is what jenkins-job-builder writes for the same pipeline, but for a flag that it leaves out."""
-    code, ours, _ = cli(
-        "install", "x", "-f", pipeline, "-j", pipeline.with_name("job.yaml"), "--dry-run", "--url", "http://x"
-    )
+    code, ours, _ = cli("install", "x", "-f", pipeline, "-j", pipeline.with_name("job.yaml"), "--dry-run")
     script = pipeline.read_text().replace("{", "{{").replace("}", "}}")
     kinds = (
         ("string", {"name": "lr", "default": "0.1", "description": "number", "trim": False}),

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 _CONTROLLER = (
-    click.option("--url", envvar="JENKINS_URL", required=True, help="The controller; JENKINS_URL."),
+    click.option("--url", envvar="JENKINS_URL", default="", help="The controller; JENKINS_URL."),
     click.option("--user", envvar="JENKINS_USER", default="", help="Who asks; JENKINS_USER."),
     click.option(
         "--token", envvar="JENKINS_TOKEN", default="", help="An API token; better in JENKINS_TOKEN, which ps doesn't show."

@@ -28,6 +28,8 @@ class Controller:
     Unavailable, Unauthorized, or what it says. A context manager: its end closes the connections."""
 
     def __init__(self, url: str, user: str = "", token: str = "") -> None:
+        if not url:
+            raise InvalidConfig("--url: there is none; give it, or set JENKINS_URL")
         if re.match("[^/]*//[^/?#]*@", url):  # the log would show it with each build's address
             raise InvalidConfig("--url: has a user or a password in it; give them as JENKINS_USER and JENKINS_TOKEN")
         if not re.match("https?://[^/]", url):

@@ -43,6 +43,11 @@ def _step(kind: Kind) -> str:
 Map call(Map options = [:]) {{
     return mlctl(options + [kind: '{kind.name}'])
 }}
+
+void call(Map options = [:], Object job) {{
+    String known = '{step_of(kind.name)}(job: \\'jobs/{kind.name}.yaml\\'' + (options ? ', ...)' : ')')
+    error('{step_of(kind.name)}: got ' + job + ' without a name; its arguments have names, such as ' + known)
+}}
 """
 
 

@@ -24,6 +24,11 @@ Map call(Map options = [:]) {
     }
 }
 
+void call(Map options = [:], Object job) {
+    String known = 'mlctl(job: \'jobs/train.yaml\'' + (options ? ', ...)' : ')')
+    error('mlctl: got ' + job + ' without a name; its arguments have names, such as ' + known)
+}
+
 /** The job, followed to its end; cancelled where the build, or what the step stands in, is aborted. */
 private Map followed(Map options, Map told) {
     try {

@@ -3,3 +3,8 @@
 Map call(Map options = [:]) {
     return mlctl(options + [kind: 'batch-inference'])
 }
+
+void call(Map options = [:], Object job) {
+    String known = 'mlctlBatchInference(job: \'jobs/batch-inference.yaml\'' + (options ? ', ...)' : ')')
+    error('mlctlBatchInference: got ' + job + ' without a name; its arguments have names, such as ' + known)
+}

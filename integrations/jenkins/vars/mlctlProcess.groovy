@@ -3,3 +3,8 @@
 Map call(Map options = [:]) {
     return mlctl(options + [kind: 'process'])
 }
+
+void call(Map options = [:], Object job) {
+    String known = 'mlctlProcess(job: \'jobs/process.yaml\'' + (options ? ', ...)' : ')')
+    error('mlctlProcess: got ' + job + ' without a name; its arguments have names, such as ' + known)
+}

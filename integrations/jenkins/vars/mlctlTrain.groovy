@@ -3,3 +3,8 @@
 Map call(Map options = [:]) {
     return mlctl(options + [kind: 'train'])
 }
+
+void call(Map options = [:], Object job) {
+    String known = 'mlctlTrain(job: \'jobs/train.yaml\'' + (options ? ', ...)' : ')')
+    error('mlctlTrain: got ' + job + ' without a name; its arguments have names, such as ' + known)
+}
