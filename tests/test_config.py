@@ -308,6 +308,13 @@ def test_variables_and_flags_are_below_too(
     assert message(**given).startswith(f"{origin}: {lock}: locked by the organisation in {tmp_path}/organisation.yaml")
 
 
+def test_a_target_asked_of_a_configuration_in_hand_is_below_too(project: Path, tmp_path: Path) -> None:
+    layered(project, tmp_path, f"{PROD}locked: [target]\n")
+    job = {"kind": "train", "name": "a", "command": "run"}
+    with pytest.raises(InvalidConfig, match=r"^target: target: locked by the organisation in"):
+        api.plan(job, config=config.load(), target="prod")
+
+
 @pytest.mark.parametrize(
     ("lock", "override", "refused"),
     [

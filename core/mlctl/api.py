@@ -75,7 +75,7 @@ def execution(
     for name in made.platforms:
         if not plugins.known(plugins.BACKENDS, name) and (near := did_you_mean(name, backends.names())):
             log.warning("platforms.%s: no platform of that name is known here%s", name, near)
-    chosen = config.target(target or config.route(made), settings)
+    chosen = config.target(config.route(made, target), settings)
     at = Settings(chosen.name, chosen.settings, config.home)
     asked = Key(key or os.urandom(8).hex(), made.name)
     platform = backends.load(chosen.backend, at)

@@ -93,10 +93,12 @@ class Config:
             if key in settings and (text := _lock(self.locked, ("targets", target.name, key), whole=True)):
                 raise job.fail(("platforms", target.backend, key), text)
 
-    def route(self, job: Job) -> str:
-        """The name of the target for `job`: the one asked for, or that of the first rule of the profile that
-        matches."""
-        if asked := self.values.get("target"):
+    def route(self, job: Job, target: str | None = None) -> str:
+        """The name of the target for `job`: `target`, the one asked for before, or that of the first rule of the profile
+        that matches."""
+        if target:
+            _refuse_locked(self.locked, ("target",), "target")
+        if asked := target or self.values.get("target"):
             return str(asked)
         profiles, targets = self.values["profiles"], self.values["targets"]
         if self.profile not in profiles:
