@@ -13,7 +13,8 @@ _ANSWERS = {"throttled": (429, "Too Many Requests"), "forbidden": (403, "Forbidd
 
 class Proxy:
     """Listens at `address`. `fault`: every call is answered so; "lost_response": the next start of a container is carried
-    out, and its answer lost; "undated": answers come without their date."""
+    out, and its answer lost; "undated": answers come without their date; "starting": the next look for files in a container is
+    answered as by an engine that starts, which knows the container already, and can't find it yet."""
 
     def __init__(self, engine: str) -> None:
         self.engine = engine.removeprefix("unix://")
@@ -51,8 +52,11 @@ class Proxy:
             lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
             method, path, _ = lines[0].decode().split(" ", 2)
             self.calls.append(f"{method} {path}")
-            if answer := _ANSWERS.get(self.fault):
-                body = f'{{"message": "{self.fault}"}}'.encode()
+            answer, said = _ANSWERS.get(self.fault), self.fault
+            if self.fault == "starting" and method == "GET" and "/archive" in path:
+                self.fault, answer, said = "", (404, "Not Found"), "No such container: " + path.split("/")[-2]
+            if answer:
+                body = f'{{"message": "{said}"}}'.encode()
                 text = f"HTTP/1.1 {answer[0]} {answer[1]}\r\nContent-Type: application/json\r\nConnection: close\r\n"
                 client.sendall(text.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 return

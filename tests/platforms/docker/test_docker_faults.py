@@ -307,6 +307,16 @@ def test_engine_that_leaves_its_containers_running(breakable: docker_engine.Dock
         assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.ERROR, 3), status
 
 
+def test_engine_that_finds_its_container_a_moment_later(harness: DockerHarness) -> None:
+    """As one does that has just started: how the job ended isn't guessed meanwhile, and is told then."""
+    made = harness.make()
+    run = started(made, "exit 3")
+    ended(made, run)
+    harness.proxy.fault = "starting"
+    assert isinstance(answer := made.status([run])[run], Unavailable), answer
+    assert ended(made, run).reason is Reason.ERROR and not harness.proxy.fault
+
+
 # --- the caller
 
 _CALLER = """

@@ -187,12 +187,14 @@ class Engine:
             api.put_archive(container, path, data)
 
     def files(self, container: str, path: str) -> dict[str, bytes]:
-        """Name -> content of a file, or of the files in a folder; none where there is no such path."""
+        """Name -> content of a file, or of the files in a folder; none where there is no such path. Raises Missing, Unavailable."""
         try:
             with self._asked() as api:
                 data = io.BytesIO(b"".join(api.get_archive(container, path)[0]))
-        except Missing:
+        except Missing as reason:
             self.inspect(container)
+            if "no such container" in str(reason).lower():  # an engine that starts says so of one that it has
+                raise Unavailable(f"targets.{self._settings.target}: the engine is starting: {reason}") from None
             return {}
         with tarfile.open(fileobj=data) as tar:
             return {
