@@ -17,12 +17,14 @@ from mlctl.runs import State
 
 COUNTING = """
 import os, sys, threading
-at, number, seen = int(os.environ.pop("AT")), int(os.environ.pop("SIGNAL")), []
+at, number, opened, seen = int(os.environ.pop("AT")), int(os.environ.pop("SIGNAL")), os.environ.pop("OPENED"), []
 OURS = tuple(f"/{name}" for name in ("lifecycle.py", "drive.py", "stage.py", "ledger.py", "step.py", "report.py", "local/"))
 def count(frame, event, arg):
     code = frame.f_code
     if event == "call" and "mlctl" in code.co_filename and any(part in code.co_filename for part in OURS) and code not in seen:
         seen.append(code)
+        if code.co_name == "_each" and opened:
+            open(opened, "w").close()
         if len(seen) == at:
             os.kill(os.getpid(), number)
 from mlctl.cli import run
@@ -35,7 +37,8 @@ print("FUNCTIONS", [*(code.co_name for code in seen), "_each"].index("_each"), l
 sys.exit(code)
 """
 """The command, which sends itself a signal as it enters a certain function of its own for the first time: a moment that
-neither the machine's load nor the number of polls moves."""
+neither the machine's load nor the number of polls moves. Its job may end once the command has seen it run, and not before: or
+a call that finds the end at its first look would enter fewer functions than one that waits for it."""
 
 
 class Steps:
@@ -44,12 +47,15 @@ class Steps:
     def __init__(self, pipelines: Pipelines) -> None:
         self.at, self.started = pipelines.at / "calls", 0
 
-    def start(self, job: Counted, key: str = "k", at: int = 0, number: int = 0, **call: Any) -> subprocess.Popen[str]:
-        """In its function number `at` the process sends itself the signal `number`; never, where 0."""
+    def start(
+        self, job: Counted, key: str = "k", at: int = 0, number: int = 0, endless: bool = False, **call: Any
+    ) -> subprocess.Popen[str]:
+        """In its function number `at` the process sends itself the signal `number`; never, where 0. `endless`: no job ends."""
         self.started += 1
         asked = {"folder": str(self.at / str(self.started)), "key": key, **call}
         request = json.dumps({"call": asked, "options": {"job": str(job.path)}})
-        env = {**os.environ, "MLCTL_STEP": request, "AT": str(at), "SIGNAL": str(int(number))}
+        opened = "" if endless else str(job.go)
+        env = {**os.environ, "MLCTL_STEP": request, "AT": str(at), "SIGNAL": str(int(number)), "OPENED": opened}
         return subprocess.Popen(
             [sys.executable, "-c", COUNTING], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -84,7 +90,7 @@ class Moments:
 
 @pytest.fixture
 def moments(steps: Steps, pipelines: Pipelines) -> Moments:
-    code, out = steps.run(Counted(pipelines, go=True, name="measured"))
+    code, out = steps.run(Counted(pipelines, name="measured"))
     assert code == 0, out
     return Moments(*map(int, out.split()[-2:]))
 
@@ -93,7 +99,7 @@ def test_kill_at_every_stage(steps: Steps, pipelines: Pipelines, moments: Moment
     """`kill -9` of the step's process, from its first function to its last, and the retry: one start, its true end."""
     seen = set()
     for at in moments.spread(12, 1, moments.all):
-        job = Counted(pipelines, go=True, name=f"job{at}")
+        job = Counted(pipelines, name=f"job{at}")
         code, _ = steps.run(job, at=at, number=signal.SIGKILL)
         seen.add((code, len(job.attempts("k"))))
         code, out = steps.run(job, retry=True)
@@ -106,8 +112,8 @@ def test_abort_at_every_stage(steps: Steps, pipelines: Pipelines, moments: Momen
     endless, short = moments.spread(10, 1, moments.followed), moments.spread(4, moments.followed + 2, moments.all)
     seen = set()
     for at in endless + short:
-        job = Counted(pipelines, go=at in short, name=f"job{at}")
-        code, out = steps.run(job, at=at, number=signal.SIGTERM)
+        job = Counted(pipelines, name=f"job{at}")
+        code, out = steps.run(job, at=at, number=signal.SIGTERM, endless=at in endless)
         found = [one.status.state for one in job.attempts("k")]
         assert code != 0 and len(found) <= 1 and all(state.terminal for state in found), (at, code, found, out)
         seen.add(tuple(found))
