@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from airflow_server import AIRFLOW, HERE
 
-pytestmark = pytest.mark.filterwarnings("default")  # Airflow's own
+pytestmark = pytest.mark.filterwarnings("ignore")  # Airflow's own, of what it moves, and still has
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,6 @@ def test_example_parses(dags: dict[str, Any]) -> None:
     assert all((folder / task.job).is_file() for task in bag.dags["digits"].tasks)
 
 
-@pytest.mark.filterwarnings("ignore")  # of what Airflow moves, and still has
 def test_provider() -> None:
     """Airflow lists the provider and finds each of its parts."""
     from airflow.providers_manager import ProvidersManager
