@@ -84,6 +84,7 @@ def test_a_folders_links_are_followed_and_what_is_no_file_is_refused(tmp_path: P
     assert [name for name, _ in Local.of(folder).files] == ["file", "linked/part"]
     for make, why in (
         (lambda path: path.symlink_to("gone"), "is a link to nothing"),
+        (lambda path: path.symlink_to("part/gone"), "is a link to nothing"),
         (lambda path: path.symlink_to("../data"), "is a folder within itself"),
         (os.mkfifo, "is neither a file nor a folder"),
     ):

@@ -469,6 +469,13 @@ def test_an_input_that_has_its_own_copy_in_it(project: Path, monkeypatch: pytest
         submit("exit 0", inputs={"x": {"uri": ".", "mode": "download"}})
 
 
+def test_an_input_that_is_linked_to_where_its_copy_is(project: Path, home: Path) -> None:
+    (project / "data").mkdir()
+    (project / "data" / "runs").symlink_to(home)
+    with pytest.raises(InvalidJob, match=r"inputs.x: \S+/data/runs/runs/\S+/inputs/x: is a folder within itself; "):
+        submit("exit 0", inputs={"x": {"uri": "data", "mode": "download"}})
+
+
 @pytest.mark.parametrize("name", ["pipe", "device"])
 def test_an_input_that_is_no_file_itself(name: str, project: Path) -> None:
     UNCOPIED[name][0](project / name)

@@ -223,7 +223,8 @@ def copy(source: Path, target: Path) -> None:
     if target.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"{source}: its copy would be in it, at {target}")
     folders = []
-    for name, found in _within(str(source)):
+    into = os.stat(target.parent)  # noqa: PTH116
+    for name, found in _within(str(source), above=((into.st_dev, into.st_ino),)):  # a link may lead there
         made = str(target / name)
         if stat.S_ISREG(found.st_mode):
             shutil.copy2(source / name, made)
@@ -247,7 +248,8 @@ def _within(path: str, name: str = "", above: tuple[tuple[int, int], ...] = ()) 
     except OSError as reason:
         if reason.errno == errno.ELOOP:
             raise ValueError(f"{at}: {reason.strerror}") from None
-        if reason.errno == errno.ENOENT and os.path.islink(at):  # noqa: PTH114 - else it was removed just now
+        gone = reason.errno in (errno.ENOENT, errno.ENOTDIR)
+        if gone and os.path.islink(at):  # noqa: PTH114 - else it was removed just now
             raise ValueError(f"{at}: is a link to nothing") from None
         raise
     if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(
