@@ -68,22 +68,20 @@ def load(
 
 
 def _plain(source: Mapping[str, JSON]) -> Document:
+    doc = Document("job", {}, error=InvalidJob, folder=Path().absolute())
     try:
-        data = _as_json(source)
-    except ValueError as reason:
-        raise InvalidJob(f"job: {reason}") from None
+        return replace(doc, data=_as_json(source, doc))
     except RecursionError:
         raise InvalidJob("job: nested too deeply") from None
-    return Document("job", data, error=InvalidJob, folder=Path().absolute())
 
 
-def _as_json(value: Any) -> JSON:
-    """`value` as JSON carries it: a path is its text, a tuple a list. Raises ValueError, which says where, for what it can't."""
+def _as_json(value: Any, doc: Document, keys: Keys = ()) -> JSON:
+    """`value`, which is `doc`'s at `keys`, as JSON carries it: a path is its text, a tuple a list. Raises for what it can't."""
 
     def plain(value: Any, keys: Keys) -> JSON:
         if isinstance(value, Mapping):
             if text := document.misnamed(value):
-                raise ValueError(": ".join(part for part in (document.dotted(keys), text) if part))
+                raise doc.fail(keys, text)
             return {name: plain(each, (*keys, name)) for name, each in value.items()}
         if isinstance(value, (list, tuple)):
             return [plain(each, (*keys, at)) for at, each in enumerate(value)]
@@ -92,10 +90,10 @@ def _as_json(value: Any) -> JSON:
         if not isinstance(value, (str, int, float, bool, type(None))) or (
             isinstance(value, float) and not math.isfinite(value)
         ):
-            raise ValueError(f"{document.dotted(keys)}: got {one_line(value)}, which JSON can't carry")
+            raise doc.fail(keys, f"got {one_line(value)}, which JSON can't carry")
         return value
 
-    return json.loads(json.dumps(plain(value, ())))
+    return json.loads(json.dumps(plain(value, keys)))
 
 
 def _merged(written: Mapping[str, JSON], defaults: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -168,6 +166,7 @@ def _typed(doc: Document, param: Param, keys: Keys, value: JSON, text: bool = Tr
     """`value` as the parameter's type, read from its text where it is given as one. Raises for one that doesn't fit."""
     try:
         found = _converted(_from_text(value, param.type) if text else value, param.type)
+        found = _as_json(found, doc, keys)  # plain data, and its own
     except document.GivenTwice as reason:
         raise doc.fail(keys, f"got {one_line(value)}, in which {reason}") from None
     except (ValueError, TypeError, OverflowError, RecursionError):
@@ -204,7 +203,9 @@ def _converted(value: JSON, wanted: str) -> JSON:
         value = int(value)
     if not isinstance(value, _PYTHON[wanted]):
         raise TypeError
-    return _as_json(value)  # plain data, and its own
+    if wanted == "number" and not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 _PYTHON: Mapping[str, Any] = {
