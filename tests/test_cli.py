@@ -982,7 +982,8 @@ GOOD = {"run": "local://h/x/t-0", "job": "t", "kind": "train", "target": "local"
     [
         *(json.dumps({**GOOD, name: value}) for name, value in (
             ("run", "x"), ("run", 5), ("run", None), ("job", 5), ("kind", None), ("target", ["a"]), ("key", 5),
-            ("time", "now"), ("time", None), ("time", float("nan")), ("secrets", 5), ("secrets", "AB"), ("secrets", [5]),
+            ("time", "now"), ("time", None), ("time", float("nan")), ("time", 10**400),
+            ("secrets", 5), ("secrets", "AB"), ("secrets", [5]),
         )),
         "5", "null", "[]", "{}", '"x"', "[" * 100_000,
     ],

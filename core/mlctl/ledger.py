@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -46,7 +45,7 @@ class Entry:
         texts = (entry.run, entry.job, entry.kind, entry.target, entry.key, *entry.secrets)
         if isinstance(entry.secrets, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError
-        if not math.isfinite(entry.time):
+        if not 0 <= entry.time < 1e12:  # seconds; and it is a number
             raise ValueError
         Run.parse(entry.run)
         return entry
