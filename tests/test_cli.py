@@ -578,6 +578,14 @@ def test_plan_compares_with_a_target_that_has_no_plan(project: Path, cli: Cli, r
     none = cli("plan", path, "-t", "odd", "-t", "wrong")
     assert (none.code, none.out, none.err.count("\n")) == (2, "", 2)
 
+    job(project, inputs={"x": "s3://b/k"})  # of two alike, both refuse it
+    (project / "mlctl.yaml").write_text(json.dumps({"targets": {**targets, "b": targets["a"]}}))
+    both = cli("plan", path, "-t", "a", "-t", "b")
+    assert both.code == 2 and re.search(r"^inputs +refused +refused$", both.out, re.MULTILINE)
+    said = [line.split(" the job: ")[0] for line in both.err.splitlines()]
+    assert said == ["mlctl: a refuses", "mlctl: b refuses"]
+    assert [one["target"] for one in cli("plan", path, "-t", "a", "-t", "b", "--json").json] == ["a", "b"]
+
     job(project, env={"MLCTL_X": "b"})  # what is wrong with the job is no target's, and said once
     assert "job.yaml:1: env.MLCTL_X: " in refused(2, *every)
 

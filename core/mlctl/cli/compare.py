@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mlctl.backend import FIELDS
-from mlctl.errors import InvalidJob, MlctlError
+from mlctl.errors import InvalidJob, MlctlError, Unsupported
 from mlctl.job import Job
 from mlctl.lifecycle import Execution
 from mlctl.runs import Plan
@@ -35,7 +35,8 @@ def plans(names: Sequence[str], make: Callable[[str], Execution], json_: bool) -
             answers.append(error)
     found = [answer for answer in answers if isinstance(answer, Plan)]
     errors = {name: answer for name, answer in zip(names, answers, strict=True) if isinstance(answer, MlctlError)}
-    if not found and len({str(reason) for reason in errors.values()}) == 1:  # of the job, or of the configuration
+    alike = not found and len({str(reason) for reason in errors.values()}) == 1
+    if alike and not isinstance(answers[0], Unsupported):  # what is wrong is the job's, or the configuration's
         raise next(iter(errors.values()))
     if json_:
         show.as_json([_plain(name, answer) for name, answer in zip(names, answers, strict=True)])
