@@ -1070,6 +1070,8 @@ def test_a_url_alone_finds_the_target_that_reaches_it(
     assert asked == ["dev", "dev", "prod"]  # once for all the runs of an account
 
     nobodys = str(replace(Run.parse(prod), account="other", scope="other"))
+    assert "targets.broken.nosuch: " in refused(2, "wait", nobodys)  # which may be the one, as the others are not
+    (project / "mlctl.yaml").write_text(json.dumps({"targets": ACCOUNTS}))
     assert "not of -dev" in refused(75, "wait", nobodys)  # of the first
     (project / "mlctl.yaml").write_text(json.dumps({"targets": {"prod": ACCOUNTS["prod"]}}))
     monkeypatch.setattr(Account, "reaches", None)  # where there is no other, nothing is asked

@@ -146,8 +146,8 @@ def backend_of(run: Run, config: Config, target: str = "") -> Backend:
 
 
 def _reaching(run: Run, config: Config, target: str) -> tuple[Backend, Settings]:
-    """Of several targets of the run's platform the first that reaches it, `target` before the others; where none does, or there
-    is only one, that: what it says of the run tells why."""
+    """Of several targets of the run's platform the first that reaches it, `target` before the others; where none does, the first
+    that can't be asked, which may be the one, else the first; where there is only one, that. What it says of the run tells why."""
 
     def made(name: str) -> tuple[Backend, Settings]:
         at = Settings(name, config.target(name).settings if name in known else {}, config.home)
@@ -155,14 +155,16 @@ def _reaching(run: Run, config: Config, target: str) -> tuple[Backend, Settings]
 
     known = [name for name, settings in config.values["targets"].items() if settings["backend"] == run.backend]
     known.sort(key=lambda name: name != target)
+    unasked = []
     for name in known if len(known) > 1 else ():
         try:
             found = made(name)
             if found[0].reaches(run):
                 return found
-        except MlctlError as error:  # it can't be asked, and another may be the one
+        except MlctlError as error:  # another may be the one
+            unasked.append(name)
             log.debug("targets.%s: not known whether it reaches %s: %s", name, run, error)
-    return made(known[0] if known else run.backend)
+    return made(next(iter([*unasked, *known]), run.backend))
 
 
 class RunHandle:
