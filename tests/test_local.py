@@ -483,6 +483,14 @@ def test_an_input_that_is_no_file_itself(name: str, project: Path) -> None:
         submit("exit 0", inputs={"x": {"uri": name, "mode": "download"}})
 
 
+@pytest.mark.parametrize("name", ["loop", "dangling"])
+def test_a_copy_of_a_link_that_leads_nowhere(name: str, tmp_path: Path) -> None:
+    make, why = UNCOPIED[name]
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=f"^{tmp_path / name}: {why}$"):
+        data.copy(tmp_path / name, tmp_path / "copy")
+
+
 @pytest.mark.parametrize("name", ["file", "folder"])
 def test_an_input_that_may_not_be_read(name: str) -> None:
     """As nobody, where the tests run as root, who may read everything."""

@@ -220,7 +220,7 @@ def _remote(address: str) -> tuple[Any, str]:
 def copy(source: Path, target: Path) -> None:
     """Copies a file, or a folder with all that is in it, to where nothing is yet; links are followed, and who owns the copy may
     remove it. Raises OSError, and ValueError for what could never be copied, whoever tries again."""
-    if target.resolve().is_relative_to(source.resolve()):
+    if Path(os.path.realpath(target)).is_relative_to(os.path.realpath(source)):  # loops of links, too
         raise ValueError(f"{source}: its copy would be in it, at {target}")
     folders = []
     into = os.stat(target.parent)  # noqa: PTH116
