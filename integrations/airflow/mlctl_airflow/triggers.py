@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlctl.watch import Poller
 
 _CANCEL_SECONDS = 20.0  # Airflow gives on_kill 30
-_MOMENT = 1.0  # seconds in which the event loop of a triggerer that stops is gone
+_MOMENT = 1.0  # seconds in which the event loop of a triggerer that stops is gone, and between two looks at credentials
 _ASK_SECONDS = 600.0  # thousands of tasks may be asked about at once, one after another
 
 _T = TypeVar("_T")
@@ -136,6 +136,7 @@ class RunTrigger(BaseTrigger):
             except MlctlError as reason:
                 poller = await self._target.renewed(poller, run, reason)
                 self.log.info("%s; goes on with credentials read anew", reason)
+                await asyncio.sleep(_MOMENT)  # for a platform that takes and refuses them in turn
 
     async def _watched(self, poller: Poller, run: Run) -> bool:
         """The same, for as long as the poller's credentials reach the run."""
