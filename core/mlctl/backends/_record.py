@@ -8,7 +8,10 @@ from typing import Any
 
 from mlctl.runs import Stamp
 
-__all__ = ["cut", "joined", "stamp_of"]
+__all__ = ["LARGEST", "cut", "joined", "stamp_of"]
+
+LARGEST = Stamp("k" * 64, "d" * 64, "p" * 512, {}, "n" * 32)
+"""As large as a stamp gets, but for what its caller keeps with the run, which a plan doesn't know."""
 
 
 def cut(record: Mapping[str, Any], stamp: Stamp, prefix: str, size: int, most: int, keeper: str) -> dict[str, str]:

@@ -41,8 +41,6 @@ _OURS = ("mlctl", "mlctl_code", "mlctl_state")
 _INPUTS, _OUTPUTS = 200, 20
 """How many a job may have, mlctl's own included."""
 
-_STAMP = Stamp("k" * 64, "d" * 64, "p" * 512, {}, "n" * 32)
-"""As large as a stamp gets, but for what its caller keeps with the run, which a plan doesn't know."""
 
 _MODES = {"mount": "ReadOnlyMount", "download": "Download", "": "ReadOnlyMount"}
 _OUTPUT_MODES = {"mount": "ReadWriteMount", "upload": "Upload", "": "Upload"}
@@ -118,7 +116,7 @@ class _Maker:
             "record": {"outputs": addresses, "metrics": f"{self.at.base}/{own}/{metrics}"},
         }
         try:
-            stamped(request, _STAMP)
+            stamped(request, _record.LARGEST)
         except ValueError as reason:
             raise Unsupported(str(job.fail(("outputs",), str(reason)))) from None
         return Plan(self.name, "azureml", self.settings.target, request, tuple(self.uploads), (*losses, *fields.losses))

@@ -29,8 +29,6 @@ RECORD = "MLCTL_RECORD_"
 """How the variables of a job begin that hold mlctl's record of it, cut to what a variable may hold."""
 
 _OURS = ("mlctl", "mlctl-code", "mlctl-state")
-_STAMP = Stamp("k" * 64, "d" * 64, "p" * 512, {}, "n" * 32)
-"""As large as a stamp gets, but for what its caller keeps with the run, which a plan doesn't know."""
 _ARCHIVE = re.compile(r"/output/(model|output)\.tar\.gz\Z")
 
 
@@ -131,7 +129,7 @@ class _Maker:
             "record": {"outputs": addresses, "metrics": f"{self.state}metrics-{self.attempt}.jsonl"},
         }
         try:
-            record(request, _STAMP)
+            record(request, _record.LARGEST)
         except ValueError as reason:
             raise Unsupported(str(job.fail(("outputs",), str(reason)))) from None
         return Plan(
