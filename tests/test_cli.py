@@ -966,20 +966,20 @@ def test_cancel_answers_in_json(done: str, cli: Cli) -> None:
 
 
 def test_status_answers_about_what_it_found(cli: Cli, done: str) -> None:
-    """And says the error for the rest, whose code it ends with."""
+    """And says in its place the error of each that it didn't find; the first one's code is its own."""
     nope = "'nope': no run, job or key of that name in this machine's record; mlctl list shows it; a URL works too"
     answer = cli("status", "nope", "k1", "http://x")
-    assert answer.code == 70
-    assert re.fullmatch(rf"NAME .*\n{Run.parse(done).name} +succeeded .*\n", answer.out)
-    assert answer.err.splitlines()[0] == f"mlctl: {nope}" and answer.err.splitlines()[1].startswith(
-        "mlctl: got 'http://x'"
-    )
-    as_json = cli("status", "k1", "nope", "--json")
-    assert (as_json.code, as_json.err) == (70, f"mlctl: {nope}\n")
-    assert [one["run"] for one in as_json.json] == [done]
-    none = cli("status", "nope", "http://x")
-    assert (none.code, none.out, none.err.count("\n")) == (70, "", 2)
-    assert cli("status", "nope", "nope", "--json").json == []
+    lines = answer.out.splitlines()
+    assert (answer.code, answer.err, len(lines)) == (70, "", 4)
+    assert re.fullmatch(rf"nope +\S+ +{re.escape(nope)}", lines[1])
+    assert re.match(rf"{Run.parse(done).name} +succeeded ", lines[2]) and "got 'http://x', expected" in lines[3]
+    as_json = cli("status", "http://x", "k1", "nope", "k1", "--json")
+    assert (as_json.code, as_json.err) == (2, "")
+    assert [(one["run"], one["state"]) for one in as_json.json] == [
+        ("http://x", None), (done, "succeeded"), ("nope", None), (done, "succeeded"),
+    ]  # fmt: skip
+    assert as_json.json[2]["message"] == nope
+    assert re.search(r"\na/b +\S+ +'a/b': no run", cli("status", "nope", "a/b").out)
 
 
 GOOD = {"run": "local://h/x/t-0", "job": "t", "kind": "train", "target": "local", "key": "k", "time": 1.5}

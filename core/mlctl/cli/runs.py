@@ -42,25 +42,25 @@ def _statuses(runs: Mapping[Run, str], settings: config.Config) -> dict[Run, Sta
 def status(runs: tuple[str, ...], json_: bool) -> int:
     """Show the state of runs."""
     settings = config.load()
-    found: list[tuple[Run, ledger.Entry | None]] = []
-    unknown: list[MlctlError] = []
+    targets: dict[Run, str] = {}
+    asked: list[Run | tuple[str, MlctlError]] = []
     for text in runs:
         try:
-            found.append(api.named(text, settings))
+            run, entry = api.named(text, settings)
+            targets[run] = entry.target if entry else ""
+            asked.append(run)
         except MlctlError as error:
-            unknown.append(error)
-    if unknown and len(runs) == 1:
-        raise unknown[0]
-    answers = _statuses({run: entry.target if entry else "" for run, entry in found}, settings)
-    failed = [answer for answer in answers.values() if isinstance(answer, MlctlError)]
+            if len(runs) == 1:
+                raise
+            asked.append((text, error))
+    known = _statuses(targets, settings)
+    rows = [(one.name, str(one), known[one]) if isinstance(one, Run) else (one[0], *one) for one in asked]
     if json_:
-        rows = [{"run": str(run), **_json(answers[run])} for run, _ in found]
-        show.as_json(rows if len(runs) > 1 else rows[0])
-    elif found:
-        show.table(("NAME", "STATE", "TOOK", "MESSAGE"), ((run.name, *_cells(answers[run])) for run, _ in found))
-    for each in unknown:
-        complain(str(each), each.exit_code)
-    return next((each.exit_code for each in (*unknown, *failed)), 0)
+        plain = [{"run": url, **_json(answer)} for _, url, answer in rows]
+        show.as_json(plain if len(runs) > 1 else plain[0])
+    else:
+        show.table(("NAME", "STATE", "TOOK", "MESSAGE"), ((name, *_cells(answer)) for name, _, answer in rows))
+    return next((answer.exit_code for _, _, answer in rows if isinstance(answer, MlctlError)), 0)
 
 
 def _json(answer: Status | MlctlError) -> dict[str, Any]:
