@@ -244,7 +244,8 @@ def _within(path: str, name: str = "", above: tuple[tuple[int, int], ...] = ()) 
     at = f"{path}/{name}" if name else path
     try:
         found = os.stat(at)  # noqa: PTH116
-        names = sorted(os.listdir(at)) if stat.S_ISDIR(found.st_mode) else []  # noqa: PTH208
+        folder = stat.S_ISDIR(found.st_mode)
+        names = sorted(os.listdir(at)) if folder else []  # noqa: PTH208
     except OSError as reason:
         if reason.errno == errno.ELOOP:
             raise ValueError(f"{at}: {reason.strerror}") from None
@@ -252,9 +253,7 @@ def _within(path: str, name: str = "", above: tuple[tuple[int, int], ...] = ()) 
         if gone and os.path.islink(at):  # noqa: PTH114 - else it was removed just now
             raise ValueError(f"{at}: is a link to nothing") from None
         raise
-    if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(
-        found.st_mode
-    ):  # what a pipe or a device holds may have no end
+    if not folder and not stat.S_ISREG(found.st_mode):  # what a pipe or a device holds may have no end
         raise ValueError(f"{at}: is neither a file nor a folder")
     here = found.st_dev, found.st_ino
     if here in above:
