@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import socketserver
 import tempfile
 import threading
 from pathlib import Path
 
 _ANSWERS = {"throttled": (429, "Too Many Requests"), "forbidden": (403, "Forbidden")}
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 64
 
 
 class Proxy:
@@ -24,25 +30,20 @@ class Proxy:
         self._folder = tempfile.TemporaryDirectory(prefix="mlctl-", dir="/tmp")
         path = str(Path(self._folder.name, "proxy.sock"))
         self.address = f"unix://{path}"
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(path)
-        self._socket.listen(64)
-        threading.Thread(target=self._accept, daemon=True).start()
+        # It polls, and is joined: a thread left blocked in accept() would, once stopped and continued, accept from whatever
+        # socket has the number by then, such as the next proxy's, and pass its calls on to this one's engine.
+        self._server = _Server(path, lambda client, *_: self._serve(client))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        self._socket.close()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
         self._folder.cleanup()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._socket.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
     def _serve(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             data = b""
             while b"\r\n\r\n" not in data:
                 if not (more := client.recv(65536)):
@@ -71,7 +72,8 @@ class Proxy:
                         pass
                 else:
                     _pump(server, client, b"\r\nDate:" if self.fault == "undated" else b"")
-                client.shutdown(socket.SHUT_RDWR)  # a close alone is none while `forward` reads from it
+                with contextlib.suppress(OSError):  # the client has gone
+                    client.shutdown(socket.SHUT_RDWR)  # a close alone is none while `forward` reads from it
                 forward.join()
 
 
