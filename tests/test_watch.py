@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,13 @@ def raising(error: BaseException, first: int = 0, last: int = 10**9) -> Callable
             raise error
         return DONE if round_ >= last else RUNNING
 
+    return answer
+
+
+def answer_of(poller: Poller, run: Run) -> Future[Answer | BaseException]:
+    """What a waiter for that run will be told."""
+    answer: Future[Answer | BaseException] = Future()
+    poller.watch(run, answer.set_result)
     return answer
 
 
@@ -138,8 +145,7 @@ def test_an_outage_of_one_run_is_waited_out() -> None:
     with pytest.raises(Unavailable, match="lives elsewhere"):
         until_done(backend, run())
     assert len(backend.asked) == 1
-    with pytest.raises(Unavailable, match="lives elsewhere"):
-        Poller(backend).watch(run()).result(10)
+    assert isinstance(answer_of(Poller(backend), run()).result(10), Unavailable)
 
 
 @pytest.mark.parametrize("error", [RunNotFound("gone"), Unauthorized("no")])
@@ -174,7 +180,7 @@ def test_thousands_of_runs_are_one_call_a_round() -> None:
     backend = scripted(lambda round_, one: DONE if round_ >= ends[one] + 1 else RUNNING)
     backend.gate = threading.Semaphore(0)
     poller = Poller(backend, interval=0.001)
-    futures = [poller.watch(one) for one in ends]
+    futures = [answer_of(poller, one) for one in ends]
     for _ in range(20):
         backend.gate.release()
     assert not wait(futures, 20).not_done
@@ -187,51 +193,71 @@ def test_thousands_of_runs_are_one_call_a_round() -> None:
     assert all(len(set(asked)) == len(asked) for asked in backend.asked)
 
 
-def test_the_same_run_has_the_same_future() -> None:
+def test_a_run_with_two_waiters_is_asked_about_once_and_until_the_last_has_gone() -> None:
     backend = scripted(after(10**9))
     backend.gate = threading.Semaphore(0)
-    poller = Poller(backend)
-    first = poller.watch(run())
-    assert poller.watch(run()) is first
-    assert poller.watch(run(1)) is not first
-    poller.forget(run())
-    assert first.cancelled()
-    assert not poller.watch(run()).done()
-    poller.forget(run())
-    poller.forget(run(1))
-    poller.forget(run(2))  # of no one
+    poller, told = Poller(backend), [lambda _: None, lambda _: None]
+    for one in told:
+        poller.watch(run(), one)
+    poller.forget(run(), told[0])
+    poller.forget(run(), told[0])  # again
+    poller.forget(run(1), told[1])  # which nobody waits for
+    for _ in range(3):
+        backend.gate.release()
+    deadline = time.monotonic() + 10
+    while len(backend.asked) < 3 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert backend.asked[:3] == [[run()]] * 3
+    poller.forget(run(), told[1])
     backend.gate.release()
     assert ended(poller)
+    assert not poller._seen
+
+
+def test_each_of_two_waiters_is_told_whatever_becomes_of_the_other(caplog: pytest.LogCaptureFixture) -> None:
+    def closed(_: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    backend = scripted(after(1))
+    backend.gate = threading.Semaphore(0)
+    poller = Poller(backend)
+    poller.watch(run(), closed)
+    second, other = answer_of(poller, run()), answer_of(poller, run(1))
+    backend.gate.release()
+    assert (second.result(10), other.result(10)) == (DONE, DONE)
+    assert ended(poller)
+    assert "scripted://a/b/r-0: a waiter could not be told" in caplog.text
 
 
 def test_the_thread_ends_and_another_starts() -> None:
     backend = scripted(after(0))
     poller = Poller(backend)
     for number in range(5):
-        assert poller.watch(run(number)).result(10) == DONE
+        assert answer_of(poller, run(number)).result(10) == DONE
         assert ended(poller)
     assert len(backend.asked) == 5
 
 
 def test_watching_never_meets_a_thread_that_is_just_ending() -> None:
-    """A future that is left to no thread would never be done."""
+    """A waiter who is left to no thread would never be told."""
     poller = Poller(scripted(after(0)), interval=0)
     for number in range(2000):
-        assert poller.watch(run(number)).result(10) == DONE
+        assert answer_of(poller, run(number)).result(10) == DONE
     assert ended(poller)
 
 
 def test_many_threads_watch_and_forget() -> None:
     poller = Poller(scripted(lambda round_, one: DONE if hash((round_, one.name)) % 3 == 0 else RUNNING), interval=0)
-    results: list[Status] = []
+    results: list[object] = []
+    dropped: list[object] = []
 
     def work(me: int) -> None:
         for number in range(100):
             mine, other = run(me * 1000 + number), run(me * 1000 + number + 500)
-            future, dropped = poller.watch(mine), poller.watch(other)
-            poller.forget(other)
+            future = answer_of(poller, mine)
+            poller.watch(other, dropped.append)
+            poller.forget(other, dropped.append)
             results.append(future.result(20))
-            assert dropped.done()
 
     threads = [threading.Thread(target=work, args=(me,)) for me in range(8)]
     for thread in threads:
@@ -239,6 +265,7 @@ def test_many_threads_watch_and_forget() -> None:
     for thread in threads:
         thread.join()
     assert results == [DONE] * 800
+    assert set(dropped) <= {DONE}
     assert ended(poller)
 
 
@@ -253,18 +280,17 @@ def test_a_bad_run_spoils_no_other() -> None:
     backend = scripted(lambda round_, one: later.pop(0) if one == run(1) else answers[one])
     backend.gate = threading.Semaphore(0)
     poller = Poller(backend)
-    futures = [poller.watch(run(number)) for number in range(3)]
+    futures = [answer_of(poller, run(number)) for number in range(3)]
     for _ in range(10):
         backend.gate.release()
-    with pytest.raises(RunNotFound):
-        futures[0].result(10)
+    assert isinstance(futures[0].result(10), RunNotFound)
     assert (futures[1].result(10), futures[2].result(10)) == (DONE, DONE)
     assert ended(poller)
 
 
 def test_an_outage_ends_no_wait() -> None:
     poller = Poller(scripted(raising(Unavailable("503"), 0, 50)))
-    assert poller.watch(run()).result(10) == DONE
+    assert answer_of(poller, run()).result(10) == DONE
     assert ended(poller)
 
 
@@ -273,27 +299,11 @@ def test_what_ends_the_loop_reaches_every_waiter(error: BaseException) -> None:
     backend = scripted(raising(error, 1, 2))
     backend.gate = threading.Semaphore(0)
     poller = Poller(backend)
-    futures = [poller.watch(run(number)) for number in range(10)]
-    futures[3].cancel()  # by a waiter of its own, not through forget
+    futures = [answer_of(poller, run(number)) for number in range(10)]
     backend.gate.release()
-    for number, future in enumerate(futures):
-        with pytest.raises(CancelledError if number == 3 else type(error)):
-            future.result(10)
+    assert [future.result(10) for future in futures] == [error] * 10
     assert ended(poller)
-    assert poller.watch(run()).result(10) == DONE  # and the poller goes on for who comes next
-    assert ended(poller)
-
-
-def test_a_future_that_its_waiter_cancelled_keeps_no_thread() -> None:
-    backend = scripted(after(10**9))
-    backend.gate = threading.Semaphore(0)
-    poller = Poller(backend)
-    future = poller.watch(run())
-    assert future.cancel()
-    again: Future[Status] = poller.watch(run())
-    assert again is not future and not again.done()
-    assert again.cancel()
-    backend.gate.release()
+    assert answer_of(poller, run()).result(10) == DONE  # and the poller goes on for who comes next
     assert ended(poller)
 
 
@@ -306,8 +316,8 @@ def test_a_thread_that_cannot_start_leaves_the_poller_usable(monkeypatch: pytest
     with monkeypatch.context() as broken:
         broken.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError):
-            poller.watch(run())
-    assert poller.watch(run()).result(10) == DONE
+            poller.watch(run(), print)
+    assert answer_of(poller, run()).result(10) == DONE
     assert ended(poller)
 
 
@@ -320,9 +330,8 @@ def test_a_poller_over_real_runs() -> None:
         for code in range(1, 6)
     ]
     poller = Poller(handles[0].backend)
-    futures = [poller.watch(handle.run) for handle in handles]
-    unknown = poller.watch(Run("local", handles[0].run.account, handles[0].run.scope, "t-none-0"))
-    assert [future.result(20).exit_code for future in futures] == [1, 2, 3, 4, 5]
-    with pytest.raises(RunNotFound):
-        unknown.result(10)
+    futures = [answer_of(poller, handle.run) for handle in handles]
+    unknown = answer_of(poller, Run("local", handles[0].run.account, handles[0].run.scope, "t-none-0"))
+    assert [getattr(future.result(20), "exit_code", None) for future in futures] == [1, 2, 3, 4, 5]
+    assert isinstance(unknown.result(10), RunNotFound)
     assert ended(poller)

@@ -11,7 +11,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 
 from .backend import Backend
 from .errors import MlctlError, Unavailable
@@ -24,6 +23,9 @@ log = logging.getLogger(__name__)
 FIRST = 0.02  # seconds: a trivial job should not wait for its poll
 GROWTH = 1.5
 SLOWEST = 60.0
+
+Told = Callable[[Status | BaseException], object]
+"""What a waiter is told by: the run's terminal status, or why it can't be watched."""
 
 
 def rounds(
@@ -106,33 +108,39 @@ class Poller:
         self.backend = backend
         self.interval = interval
         self._lock = threading.Lock()
-        self._waiting: dict[Run, Future[Status]] = {}
+        self._waiting: dict[Run, list[Told]] = {}
         self._seen: set[Run] = set()
         self._thread: threading.Thread | None = None
 
-    def watch(self, run: Run) -> Future[Status]:
-        """A future of the run's terminal status; the same future for the same run. Its exception is what `follow` raises."""
+    def watch(self, run: Run, told: Told) -> None:
+        """Has `told` called once, by the poller's thread: with the run's terminal status, or with what `follow` would raise.
+
+        A function, and no future: one of those is eleven objects, of which a process with thousands has Python look through
+        all for garbage, while nothing else goes on.
+        """
         with self._lock:
-            future = self._waiting.get(run)
-            if future is None or future.cancelled():
-                future = self._waiting[run] = Future()
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name=f"mlctl-{self.backend.name}", daemon=True)
                 thread.start()
                 self._thread = thread
-        return future
+            self._waiting.setdefault(run, []).append(told)
 
-    def forget(self, run: Run) -> None:
-        """Nobody waits for `run` any more; the run itself goes on."""
+    def forget(self, run: Run, told: Told) -> None:
+        """`told` needn't be any more; the run itself goes on. A no-op where it was."""
         with self._lock:
-            future = self._waiting.pop(run, None)
-        if future:
-            future.cancel()
+            waiters = self._waiting.get(run, [])
+            if told in waiters:
+                waiters.remove(told)
+                if not waiters:
+                    self._left(run)
+
+    def _left(self, run: Run) -> list[Told]:
+        """Nobody waits for it any more; who did."""
+        self._seen.discard(run)
+        return self._waiting.pop(run, [])
 
     def _runs(self) -> list[Run]:
         with self._lock:
-            for run in [run for run, future in self._waiting.items() if future.cancelled()]:
-                del self._waiting[run]
             if not self._waiting:
                 self._thread = None  # under the lock: whoever comes next starts another
             return list(self._waiting)
@@ -143,26 +151,28 @@ class Poller:
                 for run, status in answer.items():
                     if isinstance(status, MlctlError):
                         if not (run in self._seen and isinstance(status, Unavailable)):
-                            self._end(run, error=status)
+                            self._end(run, status)
                     elif status.state.terminal:
                         self._end(run, status)
-                    else:
+                    elif run in self._waiting:
                         self._seen.add(run)
         except BaseException as error:  # whatever it is, the waiters must hear of it, not hang
             with self._lock:
                 self._thread = None
                 waiting, self._waiting = self._waiting, {}
-            for future in waiting.values():
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(error)
+                self._seen.clear()
+            for run, waiters in waiting.items():
+                _tell(run, waiters, error)
 
-    def _end(self, run: Run, status: Status | None = None, error: MlctlError | None = None) -> None:
-        self._seen.discard(run)
+    def _end(self, run: Run, answer: Status | MlctlError) -> None:
         with self._lock:
-            future = self._waiting.pop(run, None)
-        if future is None or not future.set_running_or_notify_cancel():
-            return
-        if error:
-            future.set_exception(error)
-        elif status:
-            future.set_result(status)
+            waiters = self._left(run)
+        _tell(run, waiters, answer)
+
+
+def _tell(run: Run, waiters: list[Told], answer: Status | BaseException) -> None:
+    for told in waiters:
+        try:
+            told(answer)
+        except Exception:  # such as an event loop that was closed meanwhile; the others are told all the same
+            log.exception("%s: a waiter could not be told", run)

@@ -56,6 +56,30 @@ def test_one_thread_serves_all(runs: list[mlctl.RunHandle], project: Path, monke
     assert len(made) == 1
 
 
+def test_first_look_at_the_log_comes_at_random(
+    runs: list[mlctl.RunHandle], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triggers start by the hundred: what they do every so often isn't to come all at once."""
+    from mlctl_airflow.triggers import RunTrigger
+
+    looked = asyncio.Event()
+
+    async def look(*_: Any) -> None:
+        looked.set()
+
+    async def whole() -> dict[str, Any]:
+        waiting = asyncio.create_task(event(trigger(runs[0], log_interval=1e4)))
+        await asyncio.wait_for(looked.wait(), 20)
+        (project.parent / "gate").touch()
+        return await waiting
+
+    monkeypatch.setattr(RunTrigger, "_show", look)
+    monkeypatch.setattr("random.random", lambda: 1e-5)
+    assert asyncio.run(whole())["error"] == ""
+    for run in runs:
+        run.wait(20)
+
+
 def test_stop_leaves_the_run(runs: list[mlctl.RunHandle], project: Path) -> None:
     """A triggerer's stop cancels its tasks, and no run; a second waiter for the same run doesn't notice."""
 

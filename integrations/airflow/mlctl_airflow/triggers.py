@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 if TYPE_CHECKING:
     from mlctl.errors import MlctlError
-    from mlctl.runs import Run
+    from mlctl.runs import Run, Status
     from mlctl.watch import Poller
 
 _CANCEL_SECONDS = 20.0  # Airflow gives on_kill 30
@@ -36,7 +36,8 @@ class RunTrigger(BaseTrigger):
 
     `target`, `settings`, `home` and `conn_id` are what the backend is made from: a triggerer has neither the job file nor the
     configuration. `made` and `secrets` are the worker's, to whom the event brings all of a Deferral back. The log's new lines
-    are shown every `log_interval` seconds, from `cursor` on; None: not at all.
+    are shown every `log_interval` seconds, from `cursor` on; None: not at all. The first time comes at random within that: triggers
+    start by the hundred, and would have the platform asked for all their logs at once, forever after.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class RunTrigger(BaseTrigger):
         self.secrets = secrets
         self.log_interval = log_interval
         self.cursor = cursor
+        self._answer: Status | BaseException | None = None
         self._target = _Target.of(target=target, settings=dict(settings), home=home, conn_id=conn_id)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -124,53 +126,56 @@ class RunTrigger(BaseTrigger):
             self.log.error("%s may go on: its task's trigger was stopped, and then: %s", self.url, reason)
 
     async def _ended(self) -> bool:
-        """True once the run has ended; False where the deadline came first."""
+        """True once the run has ended; False where the deadline came first. Raises what can't be watched.
+
+        All in one coroutine, without asyncio's own ways to wait for two things: they take 2 KB more a trigger.
+        """
         from mlctl.errors import MlctlError
         from mlctl.runs import Run
 
-        run = Run.parse(self.url)
+        loop, run = asyncio.get_running_loop(), Run.parse(self.url)
         poller = await self._target.poller(run)
-        while True:
-            try:
-                return await self._watched(poller, run)
-            except MlctlError as reason:
-                poller = await self._target.renewed(poller, run, reason)
-                self.log.info("%s; goes on with credentials read anew", reason)
-                await asyncio.sleep(_MOMENT)  # for a platform that takes and refuses them in turn
-
-    async def _watched(self, poller: Poller, run: Run) -> bool:
-        """The same, for as long as the poller's credentials reach the run."""
-        loop, watching = asyncio.get_running_loop(), self._target.watching
-        watching[run] += 1
+        due = None if self.log_interval is None else self.log_interval * random.random()  # noqa: S311 - no secret
+        self._woken = loop.create_future()
+        poller.watch(run, self._hear)
         try:
-            ended = poller.watch(run)
-            ended.add_done_callback(lambda _: loop.call_soon_threadsafe(self._wake))
             while True:
-                self._woken = loop.create_future()  # asyncio's own ways to wait for two things take 2 KB more a trigger
-                if not ended.done():
-                    await self._pause(loop)
-                if ended.done():
-                    ended.result()  # raises what can't be watched
+                timer = self._timer(loop, due)
+                try:
+                    await self._woken
+                finally:
+                    if timer:
+                        timer.cancel()
+                self._woken = loop.create_future()  # first: an answer that comes after the look wakes the next wait
+                answer = self._answer
+                if isinstance(answer, MlctlError):
+                    poller = await self._target.renewed(poller, run, answer)
+                    self.log.info("%s; goes on with credentials read anew", answer)
+                    await asyncio.sleep(_MOMENT)  # for a platform that takes and refuses them in turn
+                    self._answer = None
+                    poller.watch(run, self._hear)
+                elif isinstance(answer, BaseException):
+                    raise answer
+                elif answer:
                     return True
-                if self.deadline is not None and time.time() >= self.deadline:
+                elif self.deadline is not None and time.time() >= self.deadline:
                     return False
-                await self._show(poller, run)
+                else:
+                    await self._show(poller, run)
+                    due = self.log_interval
         finally:
-            watching[run] -= 1
-            if not watching[run]:  # two tasks with one key may wait for the same run
-                del watching[run]
-                poller.forget(run)
+            poller.forget(run, self._hear)
 
-    async def _pause(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Until it is woken, the log is due or the deadline has come."""
-        pauses = [self.log_interval, None if self.deadline is None else max(0.0, self.deadline - time.time())]
+    def _timer(self, loop: asyncio.AbstractEventLoop, due: float | None) -> asyncio.TimerHandle | None:
+        """Wakes it in `due` seconds, when its log is, or when the deadline comes."""
+        pauses = [due, None if self.deadline is None else max(0.0, self.deadline - time.time())]
         pause = min((one for one in pauses if one is not None), default=None)
-        timer = None if pause is None else loop.call_later(pause, self._wake)
-        try:
-            await self._woken
-        finally:
-            if timer:
-                timer.cancel()
+        return None if pause is None else loop.call_later(pause, self._wake)
+
+    def _hear(self, answer: Status | BaseException) -> None:
+        """Called by the poller's thread."""
+        self._answer = answer
+        self._woken.get_loop().call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         if not self._woken.done():
@@ -195,7 +200,6 @@ class _Target:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = given
-        self.watching: Counter[Run] = Counter()
         self._poller: Any = None  # a Poller, once there is one
         self._lent: Mapping[str, str] = {}
         self._making: asyncio.Task[Poller] | None = None

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import socket
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -226,8 +227,10 @@ def test_refused_run_spoils_no_other_wait(made: Backend, standin: Standin) -> No
         standin.hidden.add(hidden)
         try:
             poller = watch.Poller(made, 0.2)
-            waits = [poller.watch(run) for run in runs]
-            assert isinstance(waits[1].exception(60), Unauthorized)
+            waits: list[Future[Any]] = [Future() for _ in runs]
+            for run, wait in zip(runs, waits, strict=True):
+                poller.watch(run, wait.set_result)
+            assert isinstance(waits[1].result(60), Unauthorized)
         finally:
             standin.hidden.discard(hidden)
         assert not waits[0].done()

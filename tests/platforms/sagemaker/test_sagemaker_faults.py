@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -235,8 +236,10 @@ def test_refused_run_spoils_no_other_wait(idle: StandIn, home: Path) -> None:
     idle.job(runs[0].name).end("Completed")
     with idle.fault("forbidden", "sagemaker Describe", times=1):
         poller = watch.Poller(backend, 0.2)
-        waits = [poller.watch(run) for run in runs]
-        assert isinstance(waits[0].exception(60), Unauthorized)
+        waits: list[Future[Any]] = [Future() for _ in runs]
+        for run, wait in zip(runs, waits, strict=True):
+            poller.watch(run, wait.set_result)
+        assert isinstance(waits[0].result(60), Unauthorized)
     for run in runs[1:]:
         idle.job(run.name).end("Completed")
     assert [wait.result(60).state for wait in waits[1:]] == [State.SUCCEEDED] * 2
