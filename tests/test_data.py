@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,20 @@ def test_a_single_file_keeps_its_name(tmp_path: Path) -> None:
     (upload,) = one.uploads("s3://b")
     assert one.single and upload.address == one.address("s3://b") == f"s3://b/{one.sha256}/train.csv"
     assert upload.source == str(tmp_path / "train.csv")
+
+
+def test_a_folder_may_be_deeper_than_python_goes(tmp_path: Path) -> None:
+    deep = sys.getrecursionlimit() + 100
+    inner = "/d" * deep
+    try:
+        for number in range(deep + 1):
+            Path(f"{tmp_path}/input{inner[: 2 * number]}").mkdir()
+        Path(f"{tmp_path}/input{inner}/f").write_text("x")
+        assert [name for name, _ in Local.of(tmp_path / "input").files] == [f"{inner[1:]}/f"]
+        data.copy(tmp_path / "input", tmp_path / "copy")
+        assert Path(f"{tmp_path}/copy{inner}/f").read_text() == "x"
+    finally:  # no recursion here, either
+        subprocess.run(["rm", "-r", tmp_path / "input", tmp_path / "copy"], check=True)
 
 
 def test_a_folders_links_are_followed_and_what_is_no_file_is_refused(tmp_path: Path) -> None:

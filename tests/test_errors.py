@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import pickle
 import re
 
@@ -109,3 +111,17 @@ def test_one_line(value: object, text: str) -> None:
 def test_did_you_mean() -> None:
     assert did_you_mean("comand", ["command", "code"]) == "; did you mean 'command'?"
     assert did_you_mean("xyz", ["command", "code"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code"),
+    [
+        (errno.EACCES, errors.Unauthorized, 77),
+        (errno.EROFS, errors.Unauthorized, 77),
+        (errno.ENOSPC, Unavailable, 75),
+        (errno.EIO, Unavailable, 75),
+    ],
+)
+def test_what_the_system_refuses_is_worth_another_try_or_not(number: int, kind: type[MlctlError], code: int) -> None:
+    error = errors.refused("s3://bucket/a", OSError(number, os.strerror(number), "/tmp/draft"))
+    assert (type(error), error.exit_code, str(error)) == (kind, code, f"s3://bucket/a: {os.strerror(number)}")

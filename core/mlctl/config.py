@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__, document, schemas
 from .document import Document, Keys, dotted
-from .errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, did_you_mean, kind_of, one_line
+from .errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, did_you_mean, one_line, refused
 
 if TYPE_CHECKING:
     from .job import Job
@@ -304,7 +304,7 @@ def _keep(raw: bytes, kept: Path) -> None:
             draft.write(raw)
         Path(draft.name).replace(kept)
     except OSError as reason:
-        raise kind_of(reason)(f"{kept}: {reason.strerror or reason}") from None
+        raise refused(kept, reason) from None
 
 
 def _read(path: Path) -> Document:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
-from .errors import InvalidConfig, InvalidJob, Unsupported, kind_of
+from .errors import InvalidConfig, InvalidJob, Unsupported, refused
 from .job import Job
 from .runs import Upload
 
@@ -83,7 +83,7 @@ class Local:
         except ValueError as reason:
             raise InvalidJob(str(reason)) from None
         except OSError as reason:
-            raise kind_of(reason)(f"{reason.filename or path}: {reason.strerror or reason}") from None
+            raise refused(reason.filename or path, reason) from None
         whole = hashlib.sha256(
             "".join(f"{name}\0{digest}\n" for name, digest in files).encode("utf-8", "surrogateescape")
         )
@@ -200,7 +200,7 @@ def put(upload: Upload) -> None:
             follow.set_size(size)
             files.put_file(upload.source, path, callback=follow)  # of an object store: there once it is whole
     except OSError as reason:
-        raise kind_of(reason)(f"{upload.address}: {reason.strerror or reason}") from None
+        raise refused(upload.address, reason) from None
 
 
 def _remote(address: str) -> tuple[Any, str]:
@@ -236,31 +236,35 @@ def copy(source: Path, target: Path) -> None:
         os.chmod(made, mode)  # noqa: PTH101
 
 
-def _within(path: str, name: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, os.stat_result]]:
-    """Of a file or folder: itself, called "", and all files and folders in it, by their names below it; links are followed.
+def _within(path: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, os.stat_result]]:
+    """Of a file or folder: itself, called "", and all files and folders in it, by their names below it, each after its folder;
+    links are followed.
 
     Raises OSError; ValueError for what has no end, or never was there.
     """
-    at = f"{path}/{name}" if name else path
-    try:
-        found = os.stat(at)  # noqa: PTH116
-        folder = stat.S_ISDIR(found.st_mode)
-        names = sorted(os.listdir(at)) if folder else []  # noqa: PTH208
-    except OSError as reason:
-        if reason.errno == errno.ELOOP:
-            raise ValueError(f"{at}: {reason.strerror}") from None
-        gone = reason.errno in (errno.ENOENT, errno.ENOTDIR)
-        if gone and os.path.islink(at):  # noqa: PTH114 - else it was removed just now
-            raise ValueError(f"{at}: is a link to nothing") from None
-        raise
-    if not folder and not stat.S_ISREG(found.st_mode):  # what a pipe or a device holds may have no end
-        raise ValueError(f"{at}: is neither a file nor a folder")
-    here = found.st_dev, found.st_ino
-    if here in above:
-        raise ValueError(f"{at}: is a folder within itself")
-    yield name, found
-    for each in names:
-        yield from _within(path, f"{name}/{each}" if name else each, (*above, here))
+    left = [("", above)]  # no recursion: folders may be deeper than Python goes
+    while left:
+        name, above = left.pop()
+        at = f"{path}/{name}" if name else path
+        try:
+            found = os.stat(at)  # noqa: PTH116
+            folder = stat.S_ISDIR(found.st_mode)
+            names = sorted(os.listdir(at), reverse=True) if folder else []  # noqa: PTH208
+        except OSError as reason:
+            if reason.errno == errno.ELOOP:
+                raise ValueError(f"{at}: {reason.strerror}") from None
+            gone = reason.errno in (errno.ENOENT, errno.ENOTDIR)
+            if gone and os.path.islink(at):  # noqa: PTH114 - else it was removed just now
+                raise ValueError(f"{at}: is a link to nothing") from None
+            raise
+        if not folder and not stat.S_ISREG(found.st_mode):  # what a pipe or a device holds may have no end
+            raise ValueError(f"{at}: is neither a file nor a folder")
+        here = found.st_dev, found.st_ino
+        if here in above:
+            raise ValueError(f"{at}: is a folder within itself")
+        yield name, found
+        below = (*above, here)
+        left += [(f"{name}/{each}" if name else each, below) for each in names]
 
 
 def _put_file(source: Path, target: Path) -> None:
@@ -277,7 +281,7 @@ def _put_file(source: Path, target: Path) -> None:
                 shutil.copyfileobj(stream, copy)
             draft.replace(target)
     except OSError as reason:
-        raise kind_of(reason)(f"{reason.filename or target}: {reason.strerror or reason}") from None
+        raise refused(reason.filename or target, reason) from None
 
 
 def _sha256(path: Path) -> str:

@@ -41,6 +41,7 @@ __all__ = [
     "did_you_mean",
     "kind_of",
     "one_line",
+    "refused",
 ]
 
 
@@ -140,6 +141,11 @@ class RunFailed(MlctlError):
 def kind_of(reason: OSError) -> type[MlctlError]:
     """What the system's refusal is: Unauthorized where a right lacks, which no other try changes, else Unavailable."""
     return Unauthorized if reason.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else Unavailable
+
+
+def refused(path: object, reason: OSError) -> MlctlError:
+    """The system's refusal to read or write there, to be raised in its place; `path` may be an address."""
+    return kind_of(reason)(f"{path}: {reason.strerror or reason}")
 
 
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:

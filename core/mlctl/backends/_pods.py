@@ -10,7 +10,7 @@ from typing import Any
 
 from mlctl import contract, data
 from mlctl.backend import Facts, Settings
-from mlctl.errors import Unavailable, Unsupported, did_you_mean, one_line
+from mlctl.errors import Unsupported, did_you_mean, one_line, refused
 from mlctl.job import Job
 from mlctl.values import Allowed, flag, text, words
 
@@ -120,7 +120,7 @@ def local_facts(job: Job, empty: str) -> dict[str, Any]:
             try:
                 sizes[source] = Path(source).stat().st_size
             except OSError as reason:
-                raise Unavailable(f"{source}: {reason.strerror or reason}") from None
+                raise refused(source, reason) from None
     return {"inputs": found, "sizes": sizes}
 
 

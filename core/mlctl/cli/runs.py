@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from mlctl import api, config, ledger, units
-from mlctl.errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable, kind_of
+from mlctl.errors import InvalidConfig, MlctlError, RunFailed, RunNotFound, Unavailable, refused
 from mlctl.runs import Run, State, Status
 
 from . import complain, show, unread
@@ -210,7 +210,7 @@ def _copied(name: str, address: str, into: Path) -> Path:
     except ValueError as reason:
         raise InvalidConfig(f"--download: {reason}") from None
     except OSError as reason:
-        raise kind_of(reason)(f"{target}: {reason.strerror or reason}") from None
+        raise refused(target, reason) from None
     return target
 
 

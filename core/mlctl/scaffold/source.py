@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlctl.errors import InvalidConfig, Unavailable, one_line
+from mlctl.errors import InvalidConfig, one_line, refused
 
 __all__ = ["UNKNOWN", "FromEnv", "Function", "Source"]
 
@@ -282,7 +282,7 @@ def _parse(path: Path) -> ast.Module:
     except PermissionError:
         raise InvalidConfig(f"{path}: not readable; check its permissions") from None
     except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror or error}") from None
+        raise refused(path, error) from None
     if len(text) > MAX_BYTES:
         raise InvalidConfig(f"{path}: larger than {MAX_BYTES >> 20} MiB; expected a script, as people write them")
     version = "Python {}.{}".format(*sys.version_info)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlctl import data
-from mlctl.errors import InvalidConfig, InvalidJob, Unavailable, kind_of
+from mlctl.errors import InvalidConfig, InvalidJob, refused
 from mlctl.job import KINDS
 
 from . import spec
@@ -31,7 +31,7 @@ def write(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
         draft.replace(path)
     except OSError as reason:
-        raise kind_of(reason)(f"{path}: {reason.strerror or reason}") from None
+        raise refused(path, reason) from None
     finally:
         draft.unlink(missing_ok=True)
 
@@ -50,7 +50,7 @@ def copy(source: Path, target: Path) -> None:
     except ValueError as reason:
         raise InvalidJob(str(reason)) from None
     except OSError as reason:
-        raise kind_of(reason)(f"{reason.filename or target}: {reason.strerror or reason}") from None
+        raise refused(reason.filename or target, reason) from None
     finally:
         _remove(draft)
 
@@ -70,7 +70,7 @@ def unpacked(archive: Path) -> Path:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
     except OSError as reason:
-        raise Unavailable(f"project: {archive}: {reason.strerror or reason}") from None
+        raise refused(f"project: {archive}", reason) from None
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(draft, filter="data")
@@ -79,7 +79,7 @@ def unpacked(archive: Path) -> Path:
     except (tarfile.TarError, EOFError) as reason:
         raise InvalidConfig(f"project: {archive}: expected a folder or a .tar.gz of one: {reason}") from None
     except OSError as reason:
-        raise Unavailable(f"project: {archive}: {reason.strerror or reason}") from None
+        raise refused(f"project: {archive}", reason) from None
     finally:
         _remove(draft)
     return target

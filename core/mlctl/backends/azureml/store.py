@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from mlctl import data
 from mlctl.backend import Settings
-from mlctl.errors import RunNotFound, Unavailable
+from mlctl.errors import RunNotFound, Unavailable, refused
 
 from .service import Service, Taken
 
@@ -120,7 +120,7 @@ class Store:
                 with data.opened(content) as stream:
                     blob.upload_blob(stream, length=content.stat().st_size, overwrite=False)
             except OSError as reason:
-                raise Unavailable(f"{content}: {reason.strerror or reason}") from None
+                raise refused(content, reason) from None
 
         with contextlib.suppress(Taken):  # another was faster: the same content has the same address
             self._asked(address, ask)

@@ -29,7 +29,7 @@ from urllib.parse import unquote
 
 from mlctl import contract, data
 from mlctl.backend import Base, Facts, Features, Finding, Settings
-from mlctl.errors import MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable, one_line
+from mlctl.errors import MlctlError, RunExists, RunNotFound, Unauthorized, Unavailable, one_line, refused
 from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Reason, Result, Run, Stamp, Status, Upload
@@ -121,8 +121,8 @@ class Databricks(Base):
         source = Path(upload.source)
         try:
             self._workspace.write(unquote(upload.address), source)
-        except FileNotFoundError as reason:
-            raise Unavailable(f"{source}: {reason.strerror or reason}") from None
+        except (FileNotFoundError, PermissionError) as reason:  # others are the network's
+            raise refused(source, reason) from None
 
     def _run(self, name: str, run_id: int) -> Run:
         return Run(self.name, self._workspace.account, f"{request.root_of(self.settings).lstrip('/')}/{run_id}", name)

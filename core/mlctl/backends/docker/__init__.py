@@ -26,7 +26,7 @@ from typing import Any
 
 from mlctl import contract
 from mlctl.backend import Base, Facts, Features, Finding, Settings
-from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, RunExists, RunNotFound, Unavailable, one_line
+from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, RunExists, RunNotFound, Unavailable, one_line, refused
 from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, Status
@@ -271,7 +271,7 @@ class Docker(Base):
                 with Path(asked["code"]).open("rb") as stream:
                     self._engine.put(draft, entry.CODE, stream)
             except OSError as reason:
-                raise Unavailable(f"{asked['code']}: {reason.strerror or reason}") from None
+                raise refused(asked["code"], reason) from None
 
     def _put(self, container: str, entries: list[Entry]) -> None:
         """Into the container's volume, or what is mounted in it: its only place that can always be written to, and is there before

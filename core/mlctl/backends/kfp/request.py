@@ -16,7 +16,7 @@ from typing import Any
 from mlctl import contract
 from mlctl.backend import Facts, Settings
 from mlctl.backends._pods import Layout, accelerator, image, secret
-from mlctl.errors import Unavailable, Unsupported, one_line
+from mlctl.errors import Unavailable, Unsupported, one_line, refused
 from mlctl.job import Job
 from mlctl.runs import Loss, Plan, Run, Stamp, Upload
 
@@ -203,7 +203,8 @@ def _kept(value: Any) -> str:
 def stamped(plan: Plan, experiment: str, stamp: Stamp) -> dict[str, Any]:
     """The body of the request: the plan's run, with its files, its stamp and its experiment. Reads the files.
 
-    Raises Unavailable for a file that can't be read, or has grown beyond what a run takes since the plan was made.
+    Raises Unauthorized or Unavailable for a file that can't be read, Unavailable for one that has grown beyond what a run takes
+    since the plan was made.
     """
     body: dict[str, Any] = json.loads(json.dumps(plan.request["run"]))
     (executor,) = body["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values()
@@ -219,7 +220,7 @@ def _files(uploads: Iterable[Upload]) -> Iterable[str]:
         try:
             content = Path(each.source).read_bytes()
         except OSError as reason:
-            raise Unavailable(f"{each.source}: {reason.strerror or reason}") from None
+            raise refused(each.source, reason) from None
         yield each.address.removeprefix(_ADDRESS)
         yield base64.b64encode(content).decode()
 

@@ -24,7 +24,7 @@ from typing import Any
 from mlctl import contract, data
 from mlctl.backend import Base, Facts, Features, Finding, Settings
 from mlctl.backends._pods import local_facts
-from mlctl.errors import InvalidConfig, MlctlError, RunExists, Unauthorized, Unavailable
+from mlctl.errors import InvalidConfig, MlctlError, RunExists, Unauthorized, Unavailable, refused
 from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Reason, Result, Run, Stamp, Status, Upload
@@ -96,7 +96,7 @@ class Kubernetes(Base):
         try:
             content = Path(upload.source).read_bytes()
         except OSError as reason:
-            raise Unavailable(f"{upload.source}: {reason.strerror or reason}") from None
+            raise refused(upload.source, reason) from None
         self._make("configmaps", request.configmap(upload, base64.b64encode(content).decode()))
 
     def _make(self, kind: str, thing: Mapping[str, Any]) -> None:

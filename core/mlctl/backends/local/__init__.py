@@ -26,7 +26,7 @@ from typing import Any
 
 from mlctl import contract
 from mlctl.backend import Base, Facts, Features, Finding, Settings
-from mlctl.errors import InvalidJob, MlctlError, RunExists, RunNotFound, Unavailable, Unsupported, kind_of, one_line
+from mlctl.errors import InvalidJob, MlctlError, RunExists, RunNotFound, Unavailable, Unsupported, one_line, refused
 from mlctl.job import Job
 from mlctl.policy import Admitted
 from mlctl.runs import Found, Key, Logs, Plan, Result, Run, Stamp, Status, Upload
@@ -185,7 +185,7 @@ class Local(Base):
         except FileNotFoundError:
             return []
         except OSError as reason:
-            raise _refused(self._runs, reason) from None
+            raise refused(reason.filename or self._runs, reason) from None
         found = []
         for number in numbers:
             run = self._run(key.name(number, self.name_limit))
@@ -197,7 +197,7 @@ class Local(Base):
             except FileNotFoundError:  # pruned meanwhile
                 continue
             except OSError as reason:
-                raise _refused(at, reason) from None
+                raise refused(reason.filename or at, reason) from None
         return found
 
     def _run(self, name: str) -> Run:
@@ -228,7 +228,7 @@ class Local(Base):
             at.parent.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(prefix=".new-", dir=at.parent))
         except OSError as reason:
-            raise _refused(at.parent, reason) from None
+            raise refused(reason.filename or at.parent, reason) from None
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, draft, ignore_errors=True)  # nothing is there once it has its name
             try:
@@ -238,7 +238,7 @@ class Local(Base):
             except OSError as reason:
                 if at.exists():
                     raise RunExists(run) from None
-                raise _refused(at, reason) from None
+                raise refused(reason.filename or at, reason) from None
             try:
                 args = [str(at), str(run), str(request["timeout"] or ""), str(request["grace"]), f"{at}/code", *argv]
                 folder.spawn(folder.SHIM, args, env, lock, at / "log")
@@ -246,7 +246,7 @@ class Local(Base):
                 if reason.errno == errno.E2BIG:
                     text = "its words and variables are longer than this system takes; read them from MLCTL_PARAMS_FILE"
                     raise InvalidJob(f"command: {text}") from None
-                raise _refused(at, reason) from None
+                raise refused(reason.filename or at, reason) from None
         return run
 
     def status(self, runs: Sequence[Run]) -> dict[Run, Status | MlctlError]:
@@ -265,7 +265,7 @@ class Local(Base):
             except MlctlError as error:
                 answer[run] = error
             except OSError as reason:
-                answer[run] = _refused(self._folder(run), reason)
+                answer[run] = refused(reason.filename or self._folder(run), reason)
         self._seen = seen
         return answer
 
@@ -290,7 +290,7 @@ class Local(Base):
                 raise self._not_here(run) from None
             return Logs((), since)
         except OSError as reason:
-            raise _refused(at, reason) from None
+            raise refused(reason.filename or at, reason) from None
         whole = data.rfind(b"\n") + 1
         if whole == 0 and (len(data) == _CHUNK or ended):
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -307,14 +307,14 @@ class Local(Base):
         except FileNotFoundError:
             raise self._not_here(run) from None
         except OSError as reason:
-            raise _refused(at, reason) from None
+            raise refused(reason.filename or at, reason) from None
         try:
             with (at / "metrics.jsonl").open(encoding="utf-8", errors="replace") as stream:
                 return Result(outputs, contract.metrics(stream))
         except FileNotFoundError:
             return Result(outputs)
         except OSError as reason:
-            raise _refused(at, reason) from None
+            raise refused(reason.filename or at, reason) from None
 
     def cancel(self, run: Run) -> None:
         """SIGTERM to the whole process group, SIGKILL after the grace, and to what has left the group (on Linux)."""
@@ -327,7 +327,7 @@ class Local(Base):
         except FileNotFoundError:
             raise self._not_here(run) from None
         except OSError as reason:
-            raise _refused(at, reason) from None
+            raise refused(reason.filename or at, reason) from None
 
     def check(self) -> Iterator[Finding]:
         """A folder that can be written, a lock that holds, a shell, a way to build environments."""
@@ -359,7 +359,3 @@ class Local(Base):
         from . import prune
 
         return prune.prune(self.settings.home, before, dry)
-
-
-def _refused(path: Path, reason: OSError) -> MlctlError:
-    return kind_of(reason)(f"{reason.filename or path}: {reason.strerror or reason}")

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlctl.errors import InvalidJob, Unavailable, kind_of
+from mlctl.errors import InvalidJob, Unavailable, refused
 from mlctl.job import Job
 
 __all__ = ["choose", "ensure"]
@@ -118,7 +118,7 @@ def ensure(chosen: Mapping[str, Any]) -> None:
                 _build(folder, chosen["base"], chosen["lines"], lock)
                 (folder / ".complete").touch()
     except OSError as reason:
-        raise kind_of(reason)(f"{reason.filename or folder}: {reason.strerror or reason}") from None
+        raise refused(reason.filename or folder, reason) from None
 
 
 def _complete(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlctl import data
-from mlctl.errors import InvalidConfig, RunNotFound, Unavailable
+from mlctl.errors import InvalidConfig, RunNotFound, Unavailable, refused
 
 from .aws import Aws
 
@@ -98,7 +98,7 @@ class Store:
             with data.opened(source) as stream:
                 self._call("put_object", address, Body=stream.read(), **self._sealed)
         except OSError as reason:
-            raise Unavailable(f"{source}: {reason.strerror or reason}") from None
+            raise refused(source, reason) from None
 
     def _parts(self, source: Path, address: str) -> None:
         upload = self._call("create_multipart_upload", address, **self._sealed)["UploadId"]
