@@ -17,6 +17,7 @@ import yaml
 from mlctl import data, jobfile
 from mlctl.backend import Settings
 from mlctl.backends.kubernetes import Kubernetes, doctor, request
+from mlctl.backends.kubernetes.api import Api
 from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, Unsupported
 from mlctl.runs import Plan, Stamp, Upload
 from mlctl.testing import HOSTILE
@@ -339,6 +340,25 @@ def test_a_setting_without_a_value_is_refused(name: str) -> None:
     """`prefix:` and nothing after it would else be a folder called None."""
     with pytest.raises(InvalidConfig, match=f"targets.prod.{name}: got nothing, expected"):
         Kubernetes(Settings("prod", {**TARGET, name: None}, Path("/nonexistent")))
+
+
+def test_kubeconfig_of_the_environment_is_that_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK reads KUBECONFIG once, at its import, which may come long before an Airflow connection is lent."""
+    import kubernetes.config  # noqa: F401
+
+    for name in ("one", "two"):
+        whole = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": name, "cluster": {"server": f"https://{name}.example:6443"}}],
+            "users": [{"name": name, "user": {"token": "t"}}],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": f"in-{name}"}}],
+            "current-context": name,
+        }
+        (tmp_path / name).write_text(json.dumps(whole))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / name))
+        api = Api(Settings("prod", {}, tmp_path))
+        assert (api.account, api.namespace) == (f"{name}.example:6443", f"in-{name}")
 
 
 def test_role_grants_what_doctor_asks_for() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import datetime, timezone
@@ -63,21 +64,21 @@ class Api:
         from kubernetes.config.config_exception import ConfigException
 
         values, made = self.settings.values, client.Configuration()
-        named = {"config_file": values.get("kubeconfig"), "context": values.get("context")}
-        namespace = ""
+        context, namespace = values.get("context"), ""
+        file = values.get("kubeconfig") or os.environ.get("KUBECONFIG")  # which the SDK reads but once, at its import
         try:
             try:
-                config.load_kube_config(**named, client_configuration=made)
-                contexts, active = config.list_kube_config_contexts(values.get("kubeconfig"))
-                wanted = next((each for each in contexts if each["name"] == named["context"]), active)
+                config.load_kube_config(file, context, client_configuration=made)
+                contexts, active = config.list_kube_config_contexts(file)
+                wanted = next((each for each in contexts if each["name"] == context), active)
                 namespace = wanted["context"].get("namespace", "")
             except ConfigException:
-                if any(named.values()) or not _INSIDE.exists():
+                if values.get("kubeconfig") or context or not _INSIDE.exists():
                     raise
                 config.load_incluster_config(client_configuration=made)
                 namespace = _INSIDE.read_text().strip()
         except (ConfigException, OSError, ValueError, TypeError, KeyError) as reason:
-            name = "context" if named["context"] else "kubeconfig"
+            name = "context" if context else "kubeconfig"
             text = f"no way to a cluster: {one_line(str(reason), 200)}; set KUBECONFIG, or kubeconfig and context here"
             raise self.settings.fail(name, text) from None
         return made, RESTClientObject(made).pool_manager, values.get("namespace") or namespace or "default"
