@@ -122,6 +122,25 @@ def test_stop_before_anything(driven: Driven, monkeypatch: pytest.MonkeyPatch) -
     assert driven.attempts() == 0
 
 
+def test_interrupted_when_nobody_has_it_yet(driven: Driven, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes while the thread starts leaves no job that nobody would end."""
+    may, begun = threading.Event(), []
+    start, resolve = threading.Thread.start, Local.resolve
+    monkeypatch.setattr(Local, "resolve", lambda *args: (may.wait(60), resolve(*args))[1])
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        begun.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        driven.start("true")
+    may.set()
+    begun[0].join(60)
+    assert not begun[0].is_alive() and driven.attempts() == 0
+
+
 def test_stop_of_a_run_that_was_found(driven: Driven) -> None:
     """Whoever found the run may end it, and starts no other."""
     first = driven.start()

@@ -63,7 +63,12 @@ class Drive:
         self.started: Future[Outcome] = Future()
         self.done: Future[Outcome] = Future()
         context = contextvars.copy_context()  # an orchestrator's task is known by it
-        threading.Thread(target=context.run, args=(self._work,), name="mlctl-drive", daemon=True).start()
+        thread = threading.Thread(target=context.run, args=(self._work,), name="mlctl-drive", daemon=True)
+        try:
+            thread.start()  # waits for the thread's first breath, which may be long in coming
+        except BaseException:  # interrupted, when nobody has this Drive yet that could end the job
+            self.call_off()
+            raise
 
     # For the caller
 

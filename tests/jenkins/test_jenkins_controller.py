@@ -229,6 +229,27 @@ def test_hiccup_while_a_vanished_item_is_looked_for(
     assert (code, out) == (0, "first\nsecond ü\nthird\n") and "503" in err and "trying again" in err
 
 
+def test_machine_that_stands_still_between_two_looks(
+    installed: stand_in.Controller, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build that came meanwhile is found: that there is none is said of a look after the time, and of none before."""
+    from mlctl_jenkins import controller, waiting
+
+    ask, clock, asleep = controller.Controller.build_of, time.monotonic, [0.0]
+
+    def build_of(self: Any, *args: Any) -> str | None:
+        found = ask(self, *args)
+        if not found:
+            asleep[0] = 60.0
+            installed.start(next(iter(installed.items.values())))
+        return found
+
+    monkeypatch.setattr(controller.Controller, "build_of", build_of)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: clock() + asleep[0])
+    installed.plans.append({"fate": "lost"})
+    assert cli("trigger", "None/TrueNorth")[:2] == (0, "first\nsecond ü\nthird\n")
+
+
 def test_refusals(installed: stand_in.Controller, cli: Cli, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line each: what is wrong, and what there is."""
     assert (

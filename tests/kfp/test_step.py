@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +101,36 @@ def test_sigterm_at_any_moment(steps: Steps, traces: Path, home: Path) -> None:
         assert "Traceback" not in ended.errors
     for run in starts(traces):
         assert api.reach(run).status().state.value == "cancelled"
+
+
+SLOW = """\
+import os, signal, sys
+from mlctl.cli import run
+from mlctl_kfp import launcher
+
+class Slow(launcher.Drive):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.started.result(60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+launcher.Drive = Slow
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def test_sigterm_before_the_step_waits(steps: Steps, home: Path) -> None:
+    """Of two threads one may be kept waiting while the other submits: the job that is there by then is cancelled."""
+    popen = subprocess.Popen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            subprocess, "Popen", lambda words, **rest: popen([sys.executable, "-c", SLOW, *words[1:]], **rest)
+        )
+        step = steps.start(WAITS)
+    ended = step.end()
+    (run,) = (home / "runs").glob("*/0")
+    assert api.reach(f"{run.parent.name}-0").status().state.value == "cancelled"
+    assert ended.code == 130 and "Traceback" not in ended.errors, ended.errors
 
 
 def test_key(steps: Steps, traces: Path) -> None:

@@ -71,14 +71,15 @@ def _found(controller: Controller, name: str, queued: str, deadline: float) -> s
     until = min(deadline, time.monotonic() + _FORGOTTEN)
     pause = _PAUSES[0]
     while True:
+        last = time.monotonic() >= until  # before the look: while this machine stands still, the build may come
         try:
             if build := controller.build_of(name, queued):
                 return build
         except Unavailable as error:
-            if time.monotonic() >= until:
+            if last:
                 raise
             click.echo(f"mlctl: {error}; trying again", err=True)
-        if time.monotonic() >= until:
+        if last:
             raise RunNotFound(f"{name}: {queued} left the queue, and no build came of it; was it removed?")
         time.sleep(pause)
 

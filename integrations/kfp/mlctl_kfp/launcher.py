@@ -38,11 +38,14 @@ _PATIENCE = 25.0  # seconds to end a job in, of the 30 that Kubernetes gives a p
 
 def main(kind: str, executor_input: str) -> None:
     """One step. Raises what the command line turns into one line and an exit code."""
-    step = Step(kind, executor_input)
+    step, early = Step(kind, executor_input), []
+    signal.signal(signal.SIGTERM, lambda number, frame: early.append(number))  # noted, until there is what it is to end
     drive = Drive(step.execution, _say, see=step.see)
-    signal.signal(signal.SIGTERM, _terminate)  # before this line it ends the process, which has submitted nothing yet
     try:
         try:
+            signal.signal(signal.SIGTERM, _terminate)
+            if early:
+                _terminate(signal.SIGTERM, None)
             outcome = drive.wait()
         except _Signal:
             outcome = drive.stop(_PATIENCE)
