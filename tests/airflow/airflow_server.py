@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from urllib.parse import quote
 
 import pytest
 
+import ports
 from behaviour import PATIENCE, PLUGIN, SECRET, TOKEN, Call, until
 
 HERE = Path(__file__).parent
@@ -35,15 +35,8 @@ STARTING = 240.0  # seconds for the server to be there: 30 on a quiet machine
 EVERY = 0.2  # seconds between two looks at the server, which answers from the same two cores
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-PORT, WORKER_LOGS, TRIGGER_LOGS = _free_ports(3)
+SESSION = contextlib.ExitStack()  # closed at its end
+PORT, WORKER_LOGS, TRIGGER_LOGS = SESSION.enter_context(ports.kept(3))
 SETTINGS = {
     "AIRFLOW_HOME": str(ROOT / "here"),
     "AIRFLOW__CORE__DAGS_FOLDER": str(HERE / "dags"),  # of `dag.test()`; the server has its own

@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from airflow_server import ROOT, Airflow
+from airflow_server import ROOT, SESSION, Airflow
 
 
 def pytest_sessionfinish() -> None:
+    SESSION.close()
     shutil.rmtree(ROOT, ignore_errors=True)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from installed import ROOT
+
+import ports
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +23,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port() -> Iterator[int]:
+    with ports.kept() as [made]:
+        yield made

@@ -61,7 +61,7 @@ class Build:
                 return b""
             return next((word for word in words if word.startswith(b"JENKINS_SERVER_COOKIE=")), b"")
 
-        wanted = until(lambda: cookie(str(self.steps()[step])), "the step's process")
+        wanted = until(lambda: (found := self.steps()) and cookie(str(found[step])), "the step's process")
         for entry in Path("/proc").glob("[0-9]*"):
             if cookie(entry.name) == wanted:
                 with contextlib.suppress(ProcessLookupError):
@@ -69,7 +69,7 @@ class Build:
 
     def says(self, text: str) -> None:
         """Returns once a line of the log has `text`."""
-        until(lambda: any(text in line for line in list(self.log)) or self.process.poll() is not None, text)
+        until(lambda: any(text in line for line in list(self.log)) or not self.reader.is_alive(), text)
         assert text in self.text, self.text
 
     def abort(self) -> None:
@@ -92,6 +92,7 @@ class Build:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self.reader.join(PATIENCE)  # nobody is to read from what is closed
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
                 pipe.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prefect_harness import FLOWS, Jobs, Prefect, end, until
 
+import ports
 from behaviour import PLUGIN, SECRET, TOKEN
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def port() -> Iterator[int]:
+    with ports.kept() as [made]:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def server(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a process that talks to this session's own Prefect server."""
     at = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLCTL_"))} | {
         "PREFECT_HOME": str(at),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

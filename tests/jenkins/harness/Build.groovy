@@ -339,7 +339,7 @@ class Build {
                 }
                 if (System.currentTimeMillis() > patience) { echo('After 20s process did not stop'); break }
             }
-            readers*.join(1000)
+            readers*.join(process.alive ? 1000 : 30000)    // all that it said is read, on a machine that stands still, too
             event(step: 'ended', pid: process.pid(), code: process.alive ? null : process.exitValue())
             // As Jenkins does: what ends well after the signal was a success, and the pipeline goes on.
             if (stopped && (process.alive || process.exitValue() != 0)) { throw new FlowInterruptedException(scope.get().why()) }

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ports
+
 HERE = Path(__file__).parent
 
 
@@ -27,9 +29,8 @@ class Minilake:
         shim = folder / "bin" / "python3"
         shim.write_text(f'#!/bin/sh\nexec {sys.executable} {HERE}/databricks_node.py "$@"\n')
         shim.chmod(0o755)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self._kept = contextlib.ExitStack()
+        [self.port] = self._kept.enter_context(ports.kept())
         uv = HERE.parents[2] / ".venv" / "bin" / "uv"
         builder = str(uv if uv.exists() else shutil.which("uv"))
         env = {
@@ -50,7 +51,7 @@ class Minilake:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
             time.sleep(0.1)
-        self._process.kill()
+        self.close()
         raise AssertionError(f"minilake did not start:\n{(folder / 'minilake.log').read_text()[-2000:]}")
 
     def close(self) -> None:
@@ -58,6 +59,7 @@ class Minilake:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(30)
+        self._kept.close()
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None

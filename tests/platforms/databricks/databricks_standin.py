@@ -108,14 +108,16 @@ class Standin:
             return self._end(run, "RUN_EXECUTION_ERROR", "FAILED", f"Cannot read the python file {reason.filename}.")
         run["state"] = "RUNNING"
         limit = run["body"].get("timeout_seconds")
-        began = time.monotonic()
+        began = 0.0  # when there was a process: before that, the limit would find none to end
         while True:
             if self.ended.wait(0.1):
                 return None
             native = self.lake.json("GET", f"/api/2.2/jobs/runs/get?run_id={run['minilake']}")
             if native["state"]["life_cycle_state"] == "TERMINATED":
                 break
-            if limit and time.monotonic() - began > limit:
+            if not began and (self.nodes / f"{run_id}.pid").exists():
+                began = time.monotonic()
+            if limit and began and time.monotonic() - began > limit:
                 self._kill(run_id)
                 return self._end(run, "CANCELED", "TIMEDOUT", "Run timed out.")
             if run["cancel"]:
