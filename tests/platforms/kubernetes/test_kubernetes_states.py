@@ -278,8 +278,16 @@ def test_where_it_is(name: str) -> None:
     assert states.status_of(made, pods, (), NOW).state is state
 
 
-def waits(reason: str) -> dict[str, Any]:
-    return pod("Pending", {"waiting": {"reason": reason, "message": "no such image"}})
+def waits(reason: str, scheduled: float = 20) -> dict[str, Any]:
+    made = pod("Pending", {"waiting": {"reason": reason, "message": "no such image"}})
+    made["status"]["conditions"][0]["lastTransitionTime"] = ago(scheduled)
+    return made
+
+
+def fetched(made: dict[str, Any], since: float) -> dict[str, Any]:
+    """A pod whose inputs were fetched that many seconds ago."""
+    beside(made, "stage-in", 0)["status"]["initContainerStatuses"][0]["state"]["terminated"]["finishedAt"] = ago(since)
+    return made
 
 
 OVERDUE: dict[str, tuple[Any, list[Any], Reason | None]] = {
@@ -291,6 +299,18 @@ OVERDUE: dict[str, tuple[Any, list[Any], Reason | None]] = {
     "a registry's moment": (job(record={"patience": 1800}), [waits("ImagePullBackOff")], None),  # for 20 s
     "no image": (job(record={"patience": 10}), [waits("ImagePullBackOff")], Reason.IMAGE),
     "fetching takes its time": (job(), [beside(pod("Pending", {"waiting": {}}), "stage-in", None)], None),
+    "fetching took its time": (job(), [fetched(waits("PodInitializing"), 5)], None),
+    "fetched long ago": (job(), [fetched(waits("PodInitializing"), 65)], Reason.NO_CAPACITY),
+    "fetched, then a registry's moment": (
+        job(record={"patience": 1800}),
+        [fetched(waits("ErrImagePull", scheduled=400), 5)],
+        None,
+    ),
+    "fetched, then no image": (
+        job(record={"patience": 1800}),
+        [fetched(waits("ErrImagePull", scheduled=400), 305)],
+        Reason.IMAGE,
+    ),
     "no shell, one waits": (job(), [beside(pod("Running", START_ERROR), "stage-out", None)], Reason.ERROR),
     "a queue's time": (job(suspend=True), [], None),
     "time in a queue counts": (job(suspend=True, record={"patience": 60, "queued": True}), [], Reason.NO_CAPACITY),

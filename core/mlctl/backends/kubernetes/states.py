@@ -213,16 +213,16 @@ def overdue(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], status: S
         if job["spec"].get("suspend"):
             return None
         since = _time(job.get("status", {}).get("startTime")) or since
-    made = [_time(pod["metadata"].get("creationTimestamp")) for pod in pods if not started(pod)]
-    if since and (first := _first(made)):  # which may be anew, in place of one that somebody removed
-        since = max(since, first)
+    waits = [pod for pod in pods if not started(pod)]
+    made = _first(_last(_time(pod["metadata"].get("creationTimestamp")), _fetched(pod)) for pod in waits)
+    since = since and _last(since, made)  # a pod may be anew, in place of one that somebody removed
     reason = Reason.QUOTA if "quota" in status.message else Reason.NO_CAPACITY
     hopeless = False
     for pod in pods:
         if waiting := _waiting(pod):
             reason, hopeless = _WAITING[waiting[0]], waiting[0] in _HOPELESS
             patience = min(STUCK, patience)
-            since = _time(_condition(pod, "PodScheduled").get("lastTransitionTime")) or since
+            since = _last(_time(_condition(pod, "PodScheduled").get("lastTransitionTime")), _fetched(pod)) or since
     waited = (now - since).total_seconds() if since else 0.0
     if not hopeless and waited <= patience:
         return None
@@ -305,8 +305,17 @@ def _failed_end(pod: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _fetches(pod: Mapping[str, Any]) -> bool:
+    return bool(_fetch(pod).get("running"))
+
+
+def _fetched(pod: Mapping[str, Any]) -> datetime | None:
+    """When stage-in ended, the time of which isn't waiting."""
+    return _time((_fetch(pod).get("terminated") or {}).get("finishedAt"))
+
+
+def _fetch(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     statuses = pod.get("status", {}).get("initContainerStatuses") or []
-    return any(each.get("name") == FETCH and each.get("state", {}).get("running") for each in statuses)
+    return next((each.get("state") or {} for each in statuses if each.get("name") == FETCH), {})
 
 
 def started(pod: Mapping[str, Any]) -> datetime | None:
@@ -347,6 +356,10 @@ def _event(of: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
 
 def _first(times: Iterable[datetime | None]) -> datetime | None:
     return min((each for each in times if each), default=None)
+
+
+def _last(*times: datetime | None) -> datetime | None:
+    return max((each for each in times if each), default=None)
 
 
 def _time(text: Any) -> datetime | None:
