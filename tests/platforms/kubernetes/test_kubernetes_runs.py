@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from kubernetes.client import RbacAuthorizationV1Api
-from kubernetes_harness import NAMESPACE, PYTHON, KubernetesHarness, Place, execution, with_target
+from kubernetes_harness import DEFAULT, NAMESPACE, PYTHON, KubernetesHarness, Place, execution, with_target
 from running import PATIENCE, ended, log, status_of, until
 
 from mlctl import backend as backends
@@ -76,6 +76,16 @@ def test_memory_beyond_the_limit(harness: KubernetesHarness) -> None:
     )
     status = ended(made.backend, made.start().run)
     assert (status.state, status.reason) == (State.FAILED, Reason.OOM)
+
+
+@pytest.mark.parametrize("where", ["initContainers", "containers"])
+def test_container_beside_the_job_that_fails(place: Place, tmp_path: Path, where: str) -> None:
+    """As a mesh, or the target's template, puts one into the pod: that is not the job's own failure, and is named."""
+    beside = {"name": "mesh", "image": place.image.format(python=DEFAULT), "command": ["sh", "-c", "exit 7"]}
+    made = execution(with_target(place, tmp_path, template={"spec": {where: [beside]}}))
+    status = ended(made.backend, made.start().run)
+    assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.INFRA, None)
+    assert status.message == "mesh, beside the job: Error, exit code 7"
 
 
 def test_secret_that_is_not_there(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

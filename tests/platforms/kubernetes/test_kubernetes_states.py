@@ -70,10 +70,12 @@ def ended(code: int = 1, reason: str = "Error", message: str = "") -> dict[str, 
     }
 
 
-def beside(made: dict[str, Any], name: str, code: int | None, message: str = "") -> dict[str, Any]:
+def beside(
+    made: dict[str, Any], name: str, code: int | None, message: str = "", reason: str = "Error"
+) -> dict[str, Any]:
     """A pod with a container beside the job's, which runs where it has no exit code."""
-    state = RUNNING if code is None else {"terminated": {"exitCode": code, "reason": "Error", "message": message}}
-    where = "initContainerStatuses" if name == "stage-in" else "containerStatuses"
+    state = RUNNING if code is None else {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+    where = "initContainerStatuses" if name in ("stage-in", "vault") else "containerStatuses"
     made["status"].setdefault(where, []).append({"name": name, "state": state})
     return made
 
@@ -215,6 +217,27 @@ FAILED: dict[str, tuple[Any, list[Any], Reason, str, int | None]] = {
         Reason.ERROR,
         "exit code 3",
         3,
+    ),
+    "stage-out out of memory": (
+        job(BACKOFF),
+        [beside(pod("Failed", ended(0, "Completed")), "stage-out", 137, reason="OOMKilled")],
+        Reason.INFRA,
+        "stage-out, beside the job: OOMKilled, exit code 137",
+        None,
+    ),
+    "own memory before the other's": (
+        job(BACKOFF),
+        [beside(pod("Failed", ended(137, "OOMKilled")), "mesh", 1)],
+        Reason.OOM,
+        "more memory",
+        137,
+    ),
+    "no program in the stage image": (
+        job(BACKOFF),
+        [beside(pod("Failed", {"waiting": {}}), "stage-in", 127, "no such file", "ContainerCannotRun")],
+        Reason.ERROR,
+        "stage-in, beside the job, could not be started: no such file",
+        127,
     ),
     "given up": (job(("Failed", "DeadlineExceeded"), ended=(Reason.QUOTA, "waited")), [], Reason.QUOTA, "waited", None),
 }

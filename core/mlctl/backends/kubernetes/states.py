@@ -15,7 +15,7 @@ from .launch import RERUN, UNBUILT, UNSAVED
 from .pod import CONTAINER
 from .request import DOMAIN, record
 from .stager import LACKING, UNFETCHED, UNREADABLE
-from .staging import FETCH, SAVE
+from .staging import FETCH
 
 __all__ = ["ENDED", "Ending", "dropped", "ended", "live", "overdue", "silent", "started", "status_of", "told"]
 
@@ -253,7 +253,7 @@ def _pod_failure(pod: Mapping[str, Any]) -> tuple[Reason, str, int | None]:
     status = pod.get("status", {})
     native, message = str(status.get("reason") or ""), _line(str(status.get("message") or ""))
     name = pod["metadata"]["name"]
-    end = _failed_end(pod)
+    container, end = _failed_end(pod)
     code = end.get("exitCode")
     said = str(end.get("message") or "")
     disrupted = _condition(pod, "DisruptionTarget")
@@ -272,12 +272,16 @@ def _pod_failure(pod: Mapping[str, Any]) -> tuple[Reason, str, int | None]:
     for text, reason in _SAID:
         if said.startswith(text):
             return reason, _line(said), code
+    if container != CONTAINER and end.get("reason") not in _UNSTARTED:
+        text = f"{container}, beside the job: {end.get('reason') or 'Error'}, exit code {code}"
+        return Reason.INFRA, _line(f"{text}: {said}".rstrip(": ")), None
     if end.get("reason") == "OOMKilled":
         return Reason.OOM, "killed: it took more memory than its limit", code
     if end.get("reason") in ("ContainerStatusUnknown", "ContainerStatusLost") or code is None:
         return Reason.INFRA, _line(f"{name}: {end.get('reason') or native or 'no end is known'} {message}"), None
     if end.get("reason") in _UNSTARTED:
-        return Reason.ERROR, _line(f"it could not be started: {said or message}"), code
+        text = "it" if container == CONTAINER else f"{container}, beside the job,"
+        return Reason.ERROR, _line(f"{text} could not be started: {said or message}"), code
     return Reason.ERROR, _line(said) or f"exit code {code}", code
 
 
@@ -294,14 +298,14 @@ def _terminated(pod: Mapping[str, Any]) -> Mapping[str, Any]:
     return end
 
 
-def _failed_end(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of the job's container; of one beside it where only that failed."""
+def _failed_end(pod: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """A container's name and its end: the job's; that of one beside it where only that failed, whoever put it there."""
     end = _terminated(pod)
     if end.get("exitCode"):
-        return end
+        return CONTAINER, end
     beside = [*(pod.get("status", {}).get("initContainerStatuses") or []), *_statuses(pod)]
-    ends = [each.get("state", {}).get("terminated") or {} for each in beside if each.get("name") in (FETCH, SAVE)]
-    return next((each for each in ends if each.get("exitCode")), end)
+    ends = [(str(each.get("name")), each.get("state", {}).get("terminated") or {}) for each in beside]
+    return next((each for each in ends if each[1].get("exitCode")), (CONTAINER, end))
 
 
 def _fetches(pod: Mapping[str, Any]) -> bool:
