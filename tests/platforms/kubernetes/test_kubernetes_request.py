@@ -265,6 +265,19 @@ def test_fields_that_a_server_drops_are_found() -> None:
     assert sorted(request.missing(sent, kept, "spec")) == dropped
 
 
+def test_what_a_webhook_puts_in_front_is_no_field_that_was_dropped() -> None:
+    sent = golden("train")["job"]["spec"]
+    kept = copy.deepcopy(sent)
+    pod = kept["template"]["spec"]
+    (job,) = pod["containers"]
+    for things in (job["env"], job["volumeMounts"], pod["volumes"], pod["tolerations"], pod["containers"]):
+        things.insert(0, {"name": "added"} if "name" in things[0] else {"key": "added"})
+    assert request.missing(sent, kept, "spec") == []
+    del job["volumeMounts"][1], job["args"]
+    dropped = ["spec.template.spec.containers.args", "spec.template.spec.containers.volumeMounts"]
+    assert sorted(request.missing(sent, kept, "spec")) == dropped
+
+
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], type[MlctlError], str]] = [
     ({}, {"inputs": {"data": "volume://nowhere/x"}}, Unsupported, "volumes: data, shared, scratch"),
     ({}, {"inputs": {"data": "volume://data/../x"}}, Unsupported, r"expected volume://NAME/PATH"),

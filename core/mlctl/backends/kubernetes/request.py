@@ -277,7 +277,8 @@ def configmap(upload: Upload, content: str) -> dict[str, Any]:
 
 
 def missing(sent: Any, kept: Any, path: str = "") -> list[str]:
-    """The fields of `sent` that `kept` lacks: a server drops those that it doesn't know, silently. Values may differ."""
+    """The fields of `sent` that `kept` lacks: a server drops those that it doesn't know, silently. Values may differ, and an
+    admission webhook may have put others in front: what has a name is looked for by it, wherever it stands."""
     if isinstance(sent, Mapping):
         if not isinstance(kept, Mapping):
             return [path]
@@ -290,5 +291,11 @@ def missing(sent: Any, kept: Any, path: str = "") -> list[str]:
                 found += missing(value, kept[name], at)
         return found
     if isinstance(sent, list) and isinstance(kept, list):
-        return [each for left, right in zip(sent, kept, strict=False) for each in missing(left, right, path)]
+        return [each for one in sent if isinstance(one, Mapping) for each in _lacking(one, kept, path)]
     return []
+
+
+def _lacking(sent: Mapping[str, Any], kept: list[Any], path: str) -> list[str]:
+    """The same, of that of a list which is most like it."""
+    same = [each for each in kept if _name(each) == _name(sent)]
+    return min((missing(sent, each, path) for each in same), key=len, default=[path])
