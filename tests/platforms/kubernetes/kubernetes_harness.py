@@ -36,7 +36,7 @@ STAGE = "mlctl-test/stage:1"
 
 class Proxy:
     """Passes everything on to the server, unless it is told to break: throttled, forbidden, lost_response, down, expired;
-    quiet: watches say nothing and don't end."""
+    quiet: watches say nothing and don't end; denied: as by a webhook's policy, which ends the tests' own API server."""
 
     def __init__(self, kubeconfig: Path) -> None:
         made = client.Configuration()
@@ -83,6 +83,9 @@ class Proxy:
         self.asked.append((request.command, request.path))
         if self.fault == "throttled":
             return self._say(request, 429, json.dumps({"message": "too many requests"}).encode())
+        if self.fault == "denied":
+            said = 'admission webhook "policy.example.org" denied the request: no team label'
+            return self._say(request, 403, json.dumps({"message": said, "reason": "Forbidden"}).encode())
         if self.fault == "down":
             request.close_connection = True
             return None

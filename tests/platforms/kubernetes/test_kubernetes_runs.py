@@ -261,6 +261,27 @@ def test_connection_that_breaks_and_token_that_expired(harness: KubernetesHarnes
     assert status.state is State.CANCELLED
 
 
+def test_namespace_that_is_being_removed_is_no_lack_of_rights(place: Place, tmp_path: Path) -> None:
+    name = f"going-{time.time_ns()}"
+    place.core.create_namespace({"metadata": {"name": name}})
+    place.core.create_namespaced_config_map(name, {"metadata": {"name": "held", "finalizers": ["example.org/held"]}})
+    place.core.delete_namespace(name)
+    try:
+        made = execution(with_target(place, tmp_path, namespace=name))
+        text = rf"^targets\.batch\.namespace: 403: .*{name} because it is being terminated; name another"
+        with pytest.raises(InvalidConfig, match=text):
+            made.start()
+    finally:
+        place.core.patch_namespaced_config_map("held", name, {"metadata": {"finalizers": None}})
+
+
+def test_job_that_a_policy_denies_is_no_lack_of_rights(harness: KubernetesHarness) -> None:
+    made = execution(harness)
+    made.plan()
+    with harness.inject("denied"), pytest.raises(InvalidConfig, match="denied the request: no team label$"):
+        made.start()
+
+
 def test_several_nodes_or_a_word_that_the_server_has_none(harness: KubernetesHarness) -> None:
     script = 'echo "$RANK of $WORLD_SIZE at ${MASTER_ADDR%%.*}"'
     made = execution(harness, command={"shell": script}, resources={"nodes": 2}, distribution={"type": "env"})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import datetime, timezone
@@ -176,7 +177,9 @@ class Api:
             raise Unauthorized(f"{self._at()}: {self.account} refused the credentials: {text}; {mend}")
         if status == 403 and "exceeded quota" in text:
             raise Unavailable(f"{self._at()}: {text}; try later, or ask for more")
-        if status == 403:
+        if status == 403 and "is being terminated" in text:
+            raise InvalidConfig(f"{self._at()}.namespace: {text}; name another, or wait until it is gone and make it anew")
+        if status == 403 and not re.search("denied (the )?request", text):  # that is a policy's word, as 400 and 422 are
             raise Unauthorized(f"{self._at()}: {text}; docs/kubernetes.md has the Role that is needed")
         if status == 404:
             raise Missing(text)
