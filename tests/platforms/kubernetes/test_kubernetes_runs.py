@@ -17,11 +17,11 @@ from running import PATIENCE, ended, log, status_of, until
 
 from mlctl import backend as backends
 from mlctl import jobfile, lifecycle, watch
-from mlctl.backend import Settings
+from mlctl.backend import Backend, Settings
 from mlctl.backends.kubernetes import request, states
 from mlctl.errors import InvalidConfig, RunNotFound, Unauthorized, Unavailable
 from mlctl.policy import admit
-from mlctl.runs import Reason, State, Status
+from mlctl.runs import Reason, Run, State, Status
 from mlctl.stage import stage
 
 pytestmark = pytest.mark.timeout(600)
@@ -278,7 +278,7 @@ def test_namespace_that_is_being_removed_is_no_lack_of_rights(place: Place, tmp_
 def test_job_that_a_policy_denies_is_no_lack_of_rights(harness: KubernetesHarness) -> None:
     made = execution(harness)
     made.plan()
-    with harness.inject("denied"), pytest.raises(InvalidConfig, match="denied the request: no team label$"):
+    with harness.inject("denied"), pytest.raises(InvalidConfig, match=r"denied the request: no team label$"):
         made.start()
 
 
@@ -408,3 +408,24 @@ def test_setting_without_a_cluster_is_named(tmp_path: Path) -> None:
     made = backends.load("kubernetes", Settings("batch", {"kubeconfig": str(tmp_path / "none")}, tmp_path))
     with pytest.raises(InvalidConfig, match=r"targets\.batch\.kubeconfig: no way to a cluster"):
         made.resolve(jobfile.load({"kind": "process", "name": "x", "command": ["true"]}))
+
+
+def test_clusters_behind_one_host_are_told_apart(place: Place, tmp_path: Path) -> None:
+    """As a manager of clusters gives them out: one host, a path for each."""
+
+    def at(path: str) -> Backend:
+        values = place.target(tmp_path)
+        kubeconfig = tmp_path / f"kubeconfig{path.replace('/', '-')}"
+        kubeconfig.write_text(
+            Path(values["kubeconfig"]).read_text().replace(place.proxy.url, f"{place.proxy.url}{path}")
+        )
+        return backends.load("kubernetes", Settings("batch", {**values, "kubeconfig": str(kubeconfig)}, tmp_path))
+
+    one, other, plain = at("/k8s/clusters/a"), at("/k8s/clusters/b"), at("/")
+    job = jobfile.load({"kind": "process", "name": "faults", "command": ["true"]})
+    host = place.proxy.url.removeprefix("http://")
+    account = str(one.resolve(job)["account"])
+    assert account == f"{host}/k8s/clusters/a"
+    run = Run.parse(str(Run("kubernetes", account, NAMESPACE, "faults-0")))
+    assert (one.reaches(run), other.reaches(run)) == (True, False)
+    assert plain.resolve(job)["account"] == host

@@ -91,8 +91,10 @@ class Api:
 
     @property
     def account(self) -> str:
-        """The cluster as a run's URL names it: the target's word for it, else the host of its address."""
-        return str(self.settings.values.get("cluster") or urlsplit(str(self._client()[0].host)).netloc)
+        """The cluster as a run's URL names it: the target's word for it, else its address, whose path may be what tells it from
+        another that is reached by the same host."""
+        where = urlsplit(str(self._client()[0].host))
+        return str(self.settings.values.get("cluster") or f"{where.netloc}{where.path}".rstrip("/"))
 
     def now(self) -> datetime:
         """The server's clock, as far as its last answer told it."""
@@ -178,8 +180,10 @@ class Api:
         if status == 403 and "exceeded quota" in text:
             raise Unavailable(f"{self._at()}: {text}; try later, or ask for more")
         if status == 403 and "is being terminated" in text:
-            raise InvalidConfig(f"{self._at()}.namespace: {text}; name another, or wait until it is gone and make it anew")
-        if status == 403 and not re.search("denied (the )?request", text):  # that is a policy's word, as 400 and 422 are
+            mend = "name another, or wait until it is gone and make it anew"
+            raise InvalidConfig(f"{self._at()}.namespace: {text}; {mend}")
+        denied = re.search("denied (the )?request", text)  # a policy's word, which comes as 400 and 422 as well
+        if status == 403 and not denied:
             raise Unauthorized(f"{self._at()}: {text}; docs/kubernetes.md has the Role that is needed")
         if status == 404:
             raise Missing(text)
