@@ -83,6 +83,15 @@ def test_unstable_and_failure(pipelines: Pipelines) -> None:
     assert "WENT ON" not in build.text
 
 
+def test_retry_that_is_null(pipelines: Pipelines) -> None:
+    """An argument that is null is one that was left out, `retry` too."""
+    job = Counted(pipelines, '[ "$(wc -l <"$COUNT")" -gt 1 ]', go=True)
+    pipelines.run(
+        "node { stage('a') { retry(2) { mlctlProcess(job: 'job.yaml', retry: null, key: null, outputs: null) } } }"
+    )
+    assert job.count == 2 and list(pipelines.artifacts.rglob("data"))
+
+
 def test_retry(pipelines: Pipelines) -> None:
     """`retry` starts the next attempt of the same run; the report of the first one's failure doesn't spoil the build."""
     job = Counted(pipelines, '[ "$(wc -l <"$COUNT")" -gt 1 ]', go=True)
@@ -373,3 +382,14 @@ def test_large_outputs_are_named(pipelines: Pipelines) -> None:
     pipelines.run("node { stage('b') { mlctlProcess(job: 'job.yaml', outputs: ['data']) } }")
     [big] = pipelines.artifacts.rglob("big")
     assert big.stat().st_size == 65 << 20
+
+
+def test_output_that_no_copy_takes(pipelines: Pipelines) -> None:
+    """A job that succeeded is a success, whatever it left: what can't be archived is told, in one line, and the rest is."""
+    left = 'mkfifo "$MLCTL_OUTPUT_DATA/pipe"; echo text > "$MLCTL_OUTPUT_MORE/file"'
+    pipelines.job(command={"shell": left}, outputs={"data": {}, "more": {}})
+    build = pipelines.run("node { stage('a') { echo 'is ' + mlctlProcess(job: 'job.yaml').state } }")
+    assert "is succeeded" in build.log
+    [told] = [line for line in build.log if "pipe" in line]
+    assert told.startswith("mlctl: output data is not archived: ") and told.endswith("is a named pipe")
+    assert list(pipelines.artifacts.rglob("file")) and not list(pipelines.artifacts.rglob("data"))

@@ -141,9 +141,10 @@ class _Step:
         for name in ("params", "inputs"):
             if not isinstance(asked.get(name) or {}, Mapping):
                 raise InvalidConfig(f"{self.step()}: {name}: got {one_line(asked[name])}, expected a map")
+        again = asked.get("retry")  # null is as good as left out
         made = api.execution(
             asked["job"], params=asked.get("params"), inputs=asked.get("inputs"), config=config,
-            key=str(asked.get("key") or call["key"]), retry=bool(asked.get("retry", call.get("retry"))),
+            key=str(asked.get("key") or call["key"]), retry=bool(call.get("retry") if again is None else again),
             on_change=asked.get("onChange") or "fail",
         )  # fmt: skip
         kind = asked.get("kind")
@@ -212,17 +213,27 @@ class _Step:
         """Copies outputs that are folders of this machine to where Jenkins archives from: those named, else small
         ones."""
         named = self.named()
-        for name in named or ([] if "outputs" in self.options else outputs):
+        for name in named or (outputs if self.options.get("outputs") is None else []):
             source = Path(outputs[name])
             if "://" in outputs[name] or not source.exists():
                 if name in named:
                     click.echo(f"mlctl: output {name} is at {outputs[name]}, not on this agent, and is not archived")
             elif name in named or _size(source) <= SMALL:
-                shutil.copytree(source, into / name, symlinks=True)
+                _kept(name, source, into / name)
             else:
                 click.echo(
                     f"mlctl: output {name} is larger than {SMALL >> 20} MiB and is not archived; name it in outputs: to have it",
                 )
+
+
+def _kept(name: str, source: Path, target: Path) -> None:
+    """A copy, whole or not at all: the job succeeded, and where what it left is, its result says."""
+    try:
+        shutil.copytree(source, target, symlinks=True)
+    except OSError as reason:  # of shutil it may be a list: source, target, why
+        why = reason.args[0][0][2] if isinstance(reason, shutil.Error) else f"{reason.filename}: {reason.strerror}"
+        click.echo(f"mlctl: output {name} is not archived: {why}")
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def _interrupted(drive: Drive) -> dict[str, Any]:
