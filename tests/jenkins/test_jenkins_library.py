@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -185,6 +186,17 @@ def test_with_mlctl_of_a_wheel(pipelines: Pipelines, tools: Path) -> None:
         made.rename(pipelines.workspace / made.name)
         assert "mlctl 1" in pipelines.run(text).log
         assert sum(path.is_symlink() for path in tools.iterdir()) == count
+
+
+def test_with_mlctl_of_a_windows_controller(pipelines: Pipelines, tools: Path) -> None:
+    """There git ends each line of the library with a carriage return, too, which no shell takes."""
+    pipelines.library = Path(shutil.copytree(pipelines.library, pipelines.at / "library"))
+    for path in pipelines.library.rglob("*.*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    made = wheel(pipelines.at, "1")
+    call = f"withMlctl(wheel: '{made}', python: '{sys.executable}') {{ sh 'mlctl --version' }}"
+    assert "mlctl 1" in pipelines.run(f"node {{ {call} }}").log
 
 
 def test_with_mlctl_knows_one_index(pipelines: Pipelines, tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:

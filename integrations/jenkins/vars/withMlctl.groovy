@@ -20,7 +20,8 @@ Object call(Map options = [:], Closure body) {
         'MLCTL_PROVIDE_VERSION=' + asked.version, 'MLCTL_PROVIDE_INDEX=' + asked.index, 'MLCTL_PROVIDE_WHEEL=' + asked.wheel,
         'MLCTL_PROVIDE_EXTRAS=' + asked.extras, 'MLCTL_PROVIDE_PYTHON=' + asked.python,
     ]) {
-        bin = sh(script: libraryResource('io/mlctl/provide.sh'), returnStdout: true, label: 'withMlctl').trim()
+        String provide = libraryResource('io/mlctl/provide.sh').replace('\r', '')    // of a controller's git on Windows
+        bin = sh(script: provide, returnStdout: true, label: 'withMlctl').trim()
     }
     return withEnv(['PATH+MLCTL=' + bin]) {
         body()
