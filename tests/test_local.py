@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import shutil
@@ -225,7 +226,7 @@ def test_cancel_reaches_the_whole_tree(tmp_path: Path, stubborn: bool) -> None:
     until(lambda: len(processes(handle)) >= 7)
     status = handle.cancel(20)
     assert status and status.state is State.CANCELLED
-    until(lambda: not processes(handle), 3)
+    until(lambda: not processes(handle))
 
 
 def test_cancel_again_and_after_the_end(tmp_path: Path) -> None:
@@ -242,16 +243,20 @@ def test_cancel_again_and_after_the_end(tmp_path: Path) -> None:
     assert sorted(at(done).iterdir()) == before
 
 
-def test_many_cancel_at_once(tmp_path: Path) -> None:
-    script = "trap 'echo asked' TERM; touch \"$READY\"; while :; do sleep 0.02; done"
-    handle = running(script, tmp_path / "ready")
+def test_many_cancel_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'trap \'echo asked\' TERM; touch "$READY"; until [ -e "$READY.go" ]; do sleep 0.02; done'
+    handle = running(script, tmp_path / "ready", settings={"grace": 60})
+    real, spawned = folder.spawn, []
+    monkeypatch.setattr(folder, "spawn", lambda *args: spawned.append(args[0]) or real(*args))
     threads = [threading.Thread(target=handle.backend.cancel, args=(handle.run,)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    until(lambda: "asked" in list(handle.logs()))
+    (tmp_path / "ready.go").touch()
     assert end(handle).state is State.CANCELLED
-    assert list(handle.logs()).count("asked") == 1  # one SIGTERM, whoever asked
+    assert spawned == [folder.CANCEL] and list(handle.logs()).count("asked") == 1  # one SIGTERM, whoever asked
 
 
 def test_cancel_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +371,7 @@ def exit_of(handle: mlctl.RunHandle) -> str:
     ],
 )
 def test_timeout_needs_no_waiter(script: str, note: str, code: int) -> None:
-    handle = submit(script, timeout=1)
+    handle = submit(script, timeout=1, settings={"grace": 60})
     assert exit_of(handle) == note
     status = handle.status()
     assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.TIMEOUT, code)
@@ -391,7 +396,7 @@ def test_timeout_leaves_nothing_behind() -> None:
 
     handle = submit("exit 0", timeout=86399)
     end(handle)
-    until(lambda: not watchdogs(), 3)
+    until(lambda: not watchdogs())
 
 
 def test_a_job_with_its_own_path_has_its_whole_time() -> None:
@@ -704,7 +709,7 @@ def test_odd_names_of_folders(odd: Path, tmp_path: Path, monkeypatch: pytest.Mon
     left = until(lambda: len(processes(stuck)) >= 4) and stuck
     status = left.cancel(20)
     assert status and status.state is State.CANCELLED
-    until(lambda: not processes(stuck), 3)
+    until(lambda: not processes(stuck))
 
 
 def test_sagemaker_layout(project: Path) -> None:
@@ -886,7 +891,7 @@ def test_cancel_ends_what_a_killed_shim_left(tmp_path: Path) -> None:
     until(lambda: not folder.held(at(handle) / "lock"))
     status = handle.cancel(20)
     assert status and status.state is State.CANCELLED
-    until(lambda: not processes(handle), 3)
+    until(lambda: not processes(handle))
 
 
 @on_linux
@@ -999,6 +1004,7 @@ def test_what_has_not_changed_is_not_listed(
     listed: list[object] = []
     real = folder.read
     monkeypatch.setattr(folder, "read", lambda path: listed.append(path) or real(path))
+    os.utime(at(handle), (4e9, 4e9))  # young, for as long as this takes
     status = [handle.status() for _ in range(3)]
     assert len(listed) == 3
     os.utime(at(handle), (1e9, 1e9))
@@ -1207,11 +1213,12 @@ def test_two_hundred_runs_leave_neither_zombies_nor_open_files() -> None:
 
     handle, before = submit(["true"]), children()
     end(handle)
+    gc.collect()  # what other tests left open
     opened = files()
     for _ in range(200):
         handle = submit(["true"])
         end(handle)
-    until(lambda: handle.status() and not children() - before, 5)
+    until(lambda: handle.status() and not children() - before)
     assert files() == opened
 
 
@@ -1318,14 +1325,15 @@ def test_every_shell_ends_runs_alike(shell: str, tmp_path: Path) -> None:
     assert end(submit("trap 'exit 0' TERM; while :; do sleep 0.02; done", timeout=1)).reason is Reason.TIMEOUT
     group = "trap : TERM INT HUP QUIT USR1 USR2; for s in TERM INT HUP QUIT USR1 USR2; do kill -s $s 0; done; exit 5"
     assert end(submit(group, timeout=60)).exit_code == 5
-    polite = running("trap 'exit 0' TERM; touch \"$READY\"; while :; do sleep 0.02; done", tmp_path / "polite")
+    script = "trap 'exit 0' TERM; touch \"$READY\"; while :; do sleep 0.02; done"
+    polite = running(script, tmp_path / "polite", settings={"grace": 60})
     status = polite.cancel(20)
     assert status and (status.state, status.exit_code) == (State.CANCELLED, 0)
     stubborn = running(f"setsid sleep 60 & {STUBBORN}", tmp_path / "stubborn")
     status = stubborn.cancel(20)
     assert status and status.state is State.CANCELLED
     if LINUX:
-        until(lambda: not processes(stubborn), 3)
+        until(lambda: not processes(stubborn))
 
 
 # ---- what no process can be given
@@ -1458,6 +1466,46 @@ def test_a_run_that_gc_takes_at_any_call_of_another(
         shutil.rmtree(stem, ignore_errors=True)
         kept.rename(stem)
     assert number > 1
+
+
+def test_gc_at_any_call_of_which_the_next_attempt_is_started(home: Path, calls: None) -> None:
+    """It leaves what it has found old by then, or is done first: a run that was started is never lost."""
+    global _heard
+    number, met = 0, True
+
+    def ask() -> Any:
+        return api.execution(job("exit 3"), key=f"k{number}", retry=True)
+
+    def hear(event: str) -> None:
+        global _heard
+        nonlocal left, met
+        left -= 1
+        if left == 0:
+            met, _heard = True, None
+            try:
+                started.append(ask().start().run)
+            except Unavailable as reason:
+                refused.append(str(reason))
+
+    refused: list[str] = []
+    while met:
+        number, left, met = number + 1, number + 1, False
+        started: list[Run] = []
+        earlier = ask()
+        assert earlier.wait(earlier.start(), 30).status
+        stem = next((home / "runs").iterdir())
+        aged(stem)
+        _heard = hear
+        try:
+            removed = list(earlier.backend.prune(time.time() - 86400, False))
+        finally:
+            _heard = None
+        if started:
+            status = watch.until_done(earlier.backend, started[0], 30)
+            assert status and status.exit_code == 3, (number, status)
+        shutil.rmtree(stem, ignore_errors=True)
+    assert removed and not started and number > 10
+    assert refused and all("mlctl gc is removing its earlier attempts; try again" in text for text in refused)
 
 
 def test_gc_twice_at_once_and_over_damage(home: Path) -> None:

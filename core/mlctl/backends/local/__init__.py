@@ -224,12 +224,15 @@ class Local(Base):
         env = start.environment(request, self.settings)
         argv = [start.program(request["argv"][0], env), *request["argv"][1:]]
         run, at = self._run(plan.plan.name), Path(request["folder"])
-        try:
-            at.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=".new-", dir=at.parent))
-        except OSError as reason:
-            raise refused(reason.filename or at.parent, reason) from None
         with contextlib.ExitStack() as stack:
+            try:
+                at.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(folder.together(at.parent, fcntl.LOCK_SH))
+                draft = Path(tempfile.mkdtemp(prefix=".new-", dir=at.parent))
+            except BlockingIOError:
+                raise Unavailable(f"{run}: mlctl gc is removing its earlier attempts; try again") from None
+            except OSError as reason:
+                raise refused(reason.filename or at.parent, reason) from None
             stack.callback(shutil.rmtree, draft, ignore_errors=True)  # nothing is there once it has its name
             try:
                 lock = stack.enter_context(folder.locked(draft / "lock"))

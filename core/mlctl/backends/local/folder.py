@@ -123,6 +123,18 @@ def locked(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def together(attempts: Path, how: int) -> Iterator[None]:
+    """Holds the folder of a run's attempts: shared (LOCK_SH) while one is made, alone (LOCK_EX) while gc judges and takes them.
+    Nobody waits: raises BlockingIOError; FileNotFoundError where there is none."""
+    fd = os.open(attempts, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
+
+
 def spawn(
     script: str, args: Sequence[str], env: Mapping[str, str], stdin: int | None = None, log: Path | None = None
 ) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,17 @@ def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
             if _old(stem, before):
                 yield from _remove(stem, f"half removed: {stem.name}", dry)
             continue
-        inside = _listed(stem)
-        attempts = [path for path in inside if path.name.isdigit()]
-        drafts = [path for path in inside if path.name.startswith(".new-")]
+        attempts, drafts = _inside(stem)
         if _over(stem, attempts, drafts, before):
-            yield from _remove(stem, f"run {stem.name}, {len(attempts)} attempts", dry)
-            continue
+            removed: list[str] = []
+            alone = contextlib.nullcontext() if dry else folder.together(stem, fcntl.LOCK_EX)
+            with contextlib.suppress(BlockingIOError, FileNotFoundError), alone:
+                attempts, drafts = _inside(stem)
+                if _over(stem, attempts, drafts, before):  # now that nobody starts another attempt
+                    removed = list(_remove(stem, f"run {stem.name}, {len(attempts)} attempts", dry))
+            yield from removed
+            if removed:
+                continue
         for path in attempts:
             with contextlib.suppress(OSError):  # another gc's by now, or damaged
                 request = folder.plan_of(path)["request"]
@@ -49,6 +55,12 @@ def _listed(path: Path) -> list[Path]:
         return sorted(path.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _inside(stem: Path) -> tuple[list[Path], list[Path]]:
+    """A run's attempts, and those that are being made."""
+    inside = _listed(stem)
+    return [path for path in inside if path.name.isdigit()], [path for path in inside if path.name.startswith(".new-")]
 
 
 def _old(path: Path, before: float) -> bool:
