@@ -401,6 +401,21 @@ def test_log_by_cursors_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines(log) == texts
 
 
+@pytest.mark.parametrize("before", ["", "2026-01-01T00:00:00.000000001Z one\n"])
+def test_log_that_is_gone_is_told_once(before: str) -> None:
+    """The kubelet says so where a line would be, without a time."""
+    log, one = Log(before), {"metadata": {"name": "p"}, "status": {"phase": "Succeeded"}}
+    cursor = logs.read(log, "n", [one], "").cursor  # type: ignore[arg-type]
+    log.data = "unable to retrieve container logs for docker://0a1b"
+    told: list[str] = []
+    for _ in range(3):
+        batch = logs.read(log, "n", [one], cursor)  # type: ignore[arg-type]
+        told, cursor = [*told, *batch.lines], batch.cursor
+    assert told == ([] if before else [log.data])
+    log.data = "2026-01-01T00:00:01.000000001Z two\n"  # after all
+    assert logs.read(log, "n", [one], cursor).lines == ("two",)  # type: ignore[arg-type]
+
+
 def test_log_hides_what_is_ours_and_waits_for_a_line_to_end() -> None:
     stamp = "2026-01-01T00:00:00.000000001Z"
     log = Log(

@@ -81,7 +81,7 @@ def _after(whole: Sequence[str], since: tuple[str, int]) -> tuple[list[str], tup
         time = _instant(stamp)
         if not time:  # a word of the kubelet's own, such as that the log is gone
             time, text = last, line
-        if since[0] and time <= since[0]:
+        if time <= since[0]:  # both empty where the kubelet's word is all there is
             again += time == since[0]
             if time < since[0] or again <= since[1]:
                 continue
