@@ -783,9 +783,16 @@ def test_an_interrupt_of_a_wait_is_one_line(waiting: tuple[str, Path]) -> None:
     url, _ = waiting
     process = start("-vv", "wait", url)
     held = Path(f"/proc/{process.pid}/fd")
-    until(
-        lambda: any("pidfd" in str(one.readlink()) for one in held.iterdir() if one.is_symlink())
-    )  # it sleeps till the end
+
+    def sleeps() -> bool:
+        """Till the end of the job."""
+        for one in held.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if "pidfd" in str(one.readlink()):
+                    return True
+        return False
+
+    until(sleeps)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err.splitlines()[-1:]) == (130, "", ["mlctl: interrupted"])

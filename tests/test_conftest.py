@@ -16,13 +16,13 @@ import pathlib, subprocess, time, pytest
 @pytest.fixture(scope="session")
 def server():
     process = subprocess.Popen(["sleep", "120"], start_new_session=True)
-    pathlib.Path("pid").write_text(str(process.pid))
-    yield
+    yield process.pid
     process.kill()
     process.wait()
     pathlib.Path("ended").touch()
 
 def test_it(server):
+    pathlib.Path("pid").write_text(str(server))
     time.sleep(120)
 """
 
@@ -35,7 +35,7 @@ def test_sigterm_ends_the_servers_of_fixtures(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "test_it.py"]
     with subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as process:
         pid = tmp_path / "pid"
-        until(lambda: pid.exists() and pid.read_text(), "the fixture")
+        until(lambda: pid.exists() and pid.read_text(), "the test")
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 2 and "KeyboardInterrupt" in said, said

@@ -21,11 +21,11 @@ from mlctl.runs import Reason, Stamp, State
 PATIENCE = 30.0
 
 
-def execution(script: str, key: str = "k", **options: Any) -> Execution:
+def execution(script: str, key: str = "k", grace: int = 1, **options: Any) -> Execution:
     """A job that is a shell script, under a key."""
     fields = {name: options.pop(name) for name in ("retry", "env", "timeout") if name in options}
     job = {"kind": "process", "name": "life", "command": {"shell": script}, **fields}
-    return api.execution(job, key=key, settings={"grace": 1}, **options)
+    return api.execution(job, key=key, settings={"grace": grace}, **options)
 
 
 def ended(made: Execution, outcome: Outcome | None = None) -> Outcome:
@@ -227,14 +227,16 @@ def test_a_long_name_is_not_another_jobs() -> None:
     assert ended(one).run != ended(other).run
 
 
-def test_a_start_waits_for_a_stopping_run_only_so_long() -> None:
-    held = execution("trap '' TERM; echo up; while :; do sleep 0.1; done")
+def test_a_start_waits_for_a_stopping_run_only_so_long(tmp_path: Path) -> None:
+    script = f"trap '' TERM; echo up; until [ -e {tmp_path}/go ]; do sleep 0.1; done"
+    held = execution(script, grace=60)
     run = held.start().run
     handle = mlctl.reach(str(run))
     next(line for line in handle.logs(follow=True) if line == "up")
     held.backend.cancel(run)
     with pytest.raises(Unavailable, match="stopping still"):
-        execution("trap '' TERM; echo up; while :; do sleep 0.1; done").start(timeout=0.2)
+        execution(script, grace=60).start(timeout=0.2)
+    (tmp_path / "go").touch()
     assert handle.ended(PATIENCE)
 
 

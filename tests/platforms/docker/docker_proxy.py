@@ -66,15 +66,17 @@ class Proxy:
                 server.sendall(b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + rest)
                 forward = threading.Thread(target=_pump, args=(client, server), daemon=True)
                 forward.start()
-                if self.fault == "lost_response" and method == "POST" and path.endswith("/start"):
-                    self.fault = ""
-                    while server.recv(65536):  # carried out
-                        pass
-                else:
-                    _pump(server, client, b"\r\nDate:" if self.fault == "undated" else b"")
-                with contextlib.suppress(OSError):  # the client has gone
-                    client.shutdown(socket.SHUT_RDWR)  # a close alone is none while `forward` reads from it
-                forward.join()
+                try:
+                    if self.fault == "lost_response" and method == "POST" and path.endswith("/start"):
+                        self.fault = ""
+                        while server.recv(65536):  # carried out
+                            pass
+                    else:
+                        _pump(server, client, b"\r\nDate:" if self.fault == "undated" else b"")
+                finally:
+                    with contextlib.suppress(OSError):  # the client has gone
+                        client.shutdown(socket.SHUT_RDWR)  # a close alone is none while `forward` reads from it
+                    forward.join()
 
 
 def _pump(source: socket.socket, target: socket.socket, without: bytes = b"") -> None:

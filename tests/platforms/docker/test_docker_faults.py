@@ -24,7 +24,7 @@ from running import PATIENCE, ended, log, until
 from mlctl import watch
 from mlctl.backends import docker as docker_backend
 from mlctl.backends.docker import states as docker_states
-from mlctl.backends.docker.engine import archive
+from mlctl.backends.docker.engine import Engine, archive
 from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, RunNotFound, Unauthorized, Unavailable
 from mlctl.runs import Reason, Run, State, Status
 
@@ -175,6 +175,7 @@ def test_job_that_does_not_want_to_end(harness: DockerHarness, why: str) -> None
 
 
 def test_job_that_ends_itself_in_the_grace(harness: DockerHarness) -> None:
+    harness.values["grace"] = 60
     made = harness.make()
     run = started(made, "trap 'echo saved; exit 0' TERM; echo up; while :; do sleep 0.1; done")
     until(lambda: "up" in log(made, run))
@@ -404,16 +405,19 @@ def test_code_that_takes_too_long(harness: DockerHarness, monkeypatch: pytest.Mo
     code = tmp_path / "code"
     code.mkdir()
     (code / "data").write_bytes(os.urandom(100_000))
-    made = harness.make()
-    run = started(made, "true", code=str(code))
-    native = harness.client.containers.get(run.name)
-    created = docker_states.seconds(native.attrs["Created"])
-    assert 30 <= int(native.labels["mlctl.deadline"]) - created + 2 < 40
+    made, real = harness.make(), Engine.time
+    told: list[float] = []  # the first by which the deadline is reckoned
+    monkeypatch.setattr(Engine, "time", lambda self: told.append(real(self)) or told[-1])
+
+    def lease() -> float:
+        told.clear()
+        native = harness.client.containers.get(started(made, "true", code=str(code)).name)
+        assert told[0] <= docker_states.seconds(native.attrs["Created"])
+        return int(native.labels["mlctl.deadline"]) - told[0]
+
+    assert 29 < lease() <= 30
     monkeypatch.setattr(docker_backend, "PACE", 1000)
-    slow = started(made, "true", code=str(code))
-    native = harness.client.containers.get(slow.name)
-    created = docker_states.seconds(native.attrs["Created"])
-    assert 130 <= int(native.labels["mlctl.deadline"]) - created + 2 < 140
+    assert 129 < lease() < 140
     before = {one.id for one in harness.client.containers.list(all=True)}
     monkeypatch.setattr(docker_backend, "PACE", 1 << 40)
     monkeypatch.setattr(docker_backend, "LEASE", 0)
