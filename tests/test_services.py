@@ -181,7 +181,35 @@ def test_a_kubeconfig_that_is_none_finds_nothing(tmp_path: Path, text: str) -> N
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.skipif(not shutil.which("docker-registry"), reason="no docker-registry: apt-get install docker-registry")
+needs_registry = pytest.mark.skipif(
+    not shutil.which("docker-registry"), reason="no docker-registry: apt-get install docker-registry"
+)
+
+
+@needs_registry
+def test_another_registry_is_not_taken_for_ours(machine: Machine) -> None:
+    """Two that are started at once may both have found a port free: the later one takes another."""
+    another = machine.at / "another"
+    first = machine.services("up", "registry", XDG_CACHE_HOME=str(another))
+    try:
+        config = (another / "mlctl/registry/config.yml").read_text()
+        (taken,) = re.findall(r"127\.0\.0\.1:\d+", config)
+        ours = machine.at / "cache/mlctl/registry"
+        ours.mkdir(parents=True)
+        (ours / "config.yml").write_text(config.replace(str(another), str(machine.at / "cache")))
+        said = machine.services("up", "registry")
+        assert "was started" in first.stdout and "was started" in said.stdout, (first, said)
+        (address,) = re.findall(r"127\.0\.0\.1:\d+", said.stdout)
+        assert address != taken
+        machine.services("down", "registry", XDG_CACHE_HOME=str(another))
+        with urllib.request.urlopen(f"http://{address}/v2/_catalog", timeout=10) as answer:
+            assert json.load(answer) == {"repositories": []}
+    finally:
+        machine.services("down", "registry")
+        machine.services("down", "registry", XDG_CACHE_HOME=str(another))
+
+
+@needs_registry
 def test_a_registry_is_started_once_and_keeps_its_place(machine: Machine) -> None:
     """Through a kill -9, too: it is started again at the address that names of images have."""
     said = [machine.services("up", "registry") for _ in range(2)]

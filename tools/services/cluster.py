@@ -52,10 +52,24 @@ done
 exec runc "$@"
 """
 
+# A kubelet links its pods' logs at a fixed place of the machine, and removes what is there of pods that it doesn't know: another
+# cluster's. So each sees places of its own there, below the cluster's folder, $0. What it mounts for pods is below a mount that is
+# shared, so that its engine sees it.
+OWN_LOGS = """\
+set -e
+folder=$0
+for each in pods containers; do
+    mkdir -p "/var/log/$each" "$folder/logs/$each"
+    mount --make-private "$(findmnt --noheadings --output TARGET --target /var/log)"
+    mount --bind "$folder/logs/$each" "/var/log/$each"
+done
+exec "$@"
+"""
+
 
 def built() -> bool:
     """Whether the programs are there already."""
-    return any(CACHE.glob("kubernetes-*/SHA256SUMS"))
+    return any(CACHE.glob("kubernetes-*+mlctl*/SHA256SUMS"))
 
 
 def programs() -> Path:
@@ -73,12 +87,6 @@ def programs() -> Path:
     return Path(built.stdout.strip())
 
 
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Cluster:
     """A cluster that runs. `tokens` has a user of the group system:masters; `kubeconfig` is that one's."""
@@ -88,13 +96,28 @@ class Cluster:
     engine: docker_engine.Dockerd
     bridge: str
     subnet: str
-    port: int = field(default_factory=_port)
-    etcd: int = field(default_factory=_port)
     admin: str = field(default_factory=lambda: secrets.token_hex(16))
     user: str = field(default_factory=lambda: secrets.token_hex(16))
     """The token of a user without any right: `mlctl-user`."""
     commands: dict[str, list[str]] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    held: list[socket.socket] = field(default_factory=list)
+    """What keeps its ports for it."""
+
+    def __post_init__(self) -> None:
+        self.port, self.etcd = self.claim(), self.claim()
+
+    def claim(self) -> int:
+        """A port that nobody else gets until `release`, while its server isn't up, too: bound, and not listened at, so that who
+        lets an address be reused, as every program of Go does, may listen there."""
+        self.held.append(held := socket.socket())
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+    def release(self) -> None:
+        for each in self.held:
+            each.close()
 
     @property
     def server(self) -> str:
@@ -191,23 +214,24 @@ def _trusting() -> SSLContext:
 def running(folder: Path, pause: bytes) -> Iterator[Cluster]:
     """A cluster, once its node takes pods; `pause` is a tar of an image with /bin/sh. Builds its programs where they
     aren't cached, which takes minutes. Raises RuntimeError."""
-    number = os.getpid() % 200 + 20
-    bridge, subnet = f"mlctl{os.getpid() % 10**8}", f"172.29.{number}"
-    options = (
-        f"--config-file={folder}/daemon.json",
-        f"--bridge={bridge}",
-        "--iptables=false",
-        "--ip-masq=false",
-        "--ip-forward=false",
-    )
-    engine = docker_engine.Dockerd(folder / "docker", options)
-    made = Cluster(folder, programs(), engine, bridge, subnet)
-    _files(made)
-    _commands(made)
+    built = programs()
     with contextlib.ExitStack() as ends:  # in reverse; each is tried, whatever became of the one before
-        ends.callback(_bridge, "delete", made)
-        _bridge("add", made)
+        bridge, subnet = ends.enter_context(_bridged())
+        options = (
+            f"--config-file={folder}/daemon.json",
+            f"--bridge={bridge}",
+            "--iptables=false",
+            "--ip-masq=false",
+            "--ip-forward=false",
+        )
+        engine = docker_engine.Dockerd(folder / "docker", options)
+        made = Cluster(folder, built, engine, bridge, subnet)
+        ends.callback(made.release)
+        _files(made)
+        _commands(made)
         ends.callback(_unmount, made)
+        for words in (["--bind", f"{folder}/kubelet"], ["--make-shared"]):
+            subprocess.run(["mount", *words, f"{folder}/kubelet"], check=True)
         ends.callback(engine.stop)
         engine.start(START)
         ends.callback(_remove_containers, made)
@@ -238,14 +262,25 @@ def _accounts(made: Cluster) -> bool:
     return False
 
 
-def _bridge(how: str, made: Cluster) -> None:
-    if how == "add":
-        subprocess.run(["ip", "link", "add", made.bridge, "type", "bridge"], check=True)
-        for words in (["addr", "add", f"{made.subnet}.1/24", "dev"], ["link", "set", "up", "dev"]):
-            subprocess.run(["ip", *words, made.bridge], check=True)
-    else:
-        words = ["ip", "link", "delete", made.bridge]
-        subprocess.run(words, check=False, stderr=subprocess.DEVNULL)
+@contextlib.contextmanager
+def _bridged() -> Iterator[tuple[str, str]]:
+    """A bridge and the subnet that goes with its name, so that no two clusters have one; what a kill left is passed over. Raises
+    RuntimeError."""
+    for number in range(20, 250):
+        bridge, subnet = f"mlctl{number}", f"172.29.{number}"
+        made = subprocess.run(
+            ["ip", "link", "add", bridge, "type", "bridge"], capture_output=True, text=True, check=False
+        )
+        if "File exists" not in made.stderr:
+            break
+    if made.returncode:
+        raise RuntimeError(f"no bridge can be made: {made.stderr.strip()}")
+    try:
+        for words in (["addr", "add", f"{subnet}.1/24", "dev"], ["link", "set", "up", "dev"]):
+            subprocess.run(["ip", *words, bridge], check=True)
+        yield bridge, subnet
+    finally:
+        subprocess.run(["ip", "link", "delete", bridge], check=False, stderr=subprocess.DEVNULL)
 
 
 def _files(made: Cluster) -> None:
@@ -271,7 +306,7 @@ def _commands(made: Cluster) -> None:
     made.commands = {
         "etcd": [
             "etcd", f"--data-dir={at}/etcd", f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}",
-            f"--listen-peer-urls=http://127.0.0.1:{_port()}", "--unsafe-no-fsync",
+            f"--listen-peer-urls=http://127.0.0.1:{made.claim()}", "--unsafe-no-fsync",
         ],
         "kube-apiserver": [
             f"{programs}/kube-apiserver", f"--etcd-servers={etcd}", f"--secure-port={made.port}", "--insecure-port=0",
@@ -283,20 +318,21 @@ def _commands(made: Cluster) -> None:
         ],
         "kube-controller-manager": [
             f"{programs}/kube-controller-manager", f"--kubeconfig={config}", "--leader-elect=false", "--port=0",
-            f"--secure-port={_port()}", "--bind-address=127.0.0.1", f"--cert-dir={at}/certs",
+            f"--secure-port={made.claim()}", "--bind-address=127.0.0.1", f"--cert-dir={at}/certs",
             f"--service-account-private-key-file={at}/accounts.key", "--controllers=*,-nodelifecycle",
             "--concurrent-gc-syncs=2", gates,
         ],
         "kube-scheduler": [
             f"{programs}/kube-scheduler", f"--kubeconfig={config}", "--leader-elect=false", "--port=0",
-            f"--secure-port={_port()}", "--bind-address=127.0.0.1", f"--cert-dir={at}/certs",
+            f"--secure-port={made.claim()}", "--bind-address=127.0.0.1", f"--cert-dir={at}/certs",
         ],
         "kubelet": [
+            "unshare", "--mount", "--propagation=unchanged", "/bin/sh", "-c", OWN_LOGS, str(at),
             f"{programs}/kubelet", f"--kubeconfig={config}", "--hostname-override=localhost", f"--root-dir={at}/kubelet",
             f"--cert-dir={at}/kubelet-certs", "--container-runtime=docker", f"--docker-endpoint={made.engine.address}",
             "--cgroup-driver=cgroupfs", "--cgroups-per-qos=false", "--enforce-node-allocatable=", "--fail-swap-on=false",
             f"--pod-infra-container-image={PAUSE}", "--eviction-hard=memory.available<1Mi", "--address=127.0.0.1",
-            f"--port={_port()}", "--healthz-port=0", "--read-only-port=0", "--anonymous-auth=true",
+            f"--port={made.claim()}", "--healthz-port=0", "--read-only-port=0", "--anonymous-auth=true",
             "--authorization-mode=AlwaysAllow", "--image-gc-high-threshold=100",
             f"--resolv-conf={at}/resolv.conf", "--cluster-dns=10.234.0.10", "--node-status-update-frequency=2s",
         ],

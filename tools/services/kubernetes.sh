@@ -6,13 +6,14 @@
 set -eu
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mlctl
 programs="kube-apiserver kube-controller-manager kube-scheduler kubelet"
+built=+mlctl1 # what of the build is ours; another number where that changes
 fail() { echo "kubernetes: $*" >&2; exit 1; }
 
 mkdir -p "$cache"
 exec 9>"$cache/kubernetes.lock"
 flock 9
 
-for made in "$cache"/kubernetes-*; do
+for made in "$cache"/kubernetes-*"$built"; do
     if [ -e "$made/SHA256SUMS" ] && (cd "$made" && sha256sum --check --quiet SHA256SUMS >&2); then
         echo "$made"
         exit 0
@@ -61,6 +62,22 @@ KUBE_GIT_MINOR=$(echo "$version" | sed 's/.*really//; s/^1\.//; s/\..*//')
 EOF
 echo "kubernetes: building $version; some minutes" >&2
 cd "$tree"
+
+# Its reflect2, 1.0.1, calls reflect.mapiterinit as it was before Go 1.18, without the iterator that is to be filled: what the stack
+# has in its place is written to, and one day a server dies of it. This is what 1.0.2 does.
+cd vendor/github.com/modern-go/reflect2
+sed -i 's/^func mapiterinit(.*/func mapiterinit(rtype unsafe.Pointer, m unsafe.Pointer, it *hiter)/
+/^\t\/\/ rest fields are ignored$/c\
+\tt, h, buckets, bptr, overflow, oldoverflow unsafe.Pointer\
+\tstartBucket uintptr\
+\toffset, wrapped, b, i uint8\
+\tbucket, checkBucket uintptr' unsafe_link.go
+sed -i 's/^\(func .* UnsafeIterate(.*\)$/\1\
+\tvar it hiter\
+\tmapiterinit(type2.rtype, *(*unsafe.Pointer)(obj), \&it)/
+s/^\(\t\thiter: *\)mapiterinit(.*/\1\&it,/' unsafe_map.go
+grep -q 'checkBucket uintptr' unsafe_link.go && grep -q 'hiter: .*&it,' unsafe_map.go || fail "its reflect2 is another than 1.0.1"
+cd "$tree"
 env GOPATH="$work/go" GO111MODULE=off GOPROXY=off CGO_ENABLED=0 FORCE_HOST_GO=y \
     KUBE_GIT_VERSION_FILE="$work/version" \
     make WHAT="$(for each in $programs; do printf 'cmd/%s ' "$each"; done)" >>"$work/log" 2>&1 9>&- ||
@@ -68,7 +85,7 @@ env GOPATH="$work/go" GO111MODULE=off GOPROXY=off CGO_ENABLED=0 FORCE_HOST_GO=y 
 for each in $programs; do cp "_output/local/bin/linux/"*"/$each" "$work/out/"; done
 (cd "$work/out" && sha256sum $programs >SHA256SUMS)
 sync "$work/out"/*
-made=$cache/kubernetes-$version
+made=$cache/kubernetes-$version$built
 rm -rf "$made"
 mv "$work/out" "$made"
 rm -rf "$work"

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -15,6 +14,10 @@ from pathlib import Path
 import system
 
 __all__ = ["Registry"]
+
+_PORTS = range(
+    5000, 5100
+)  # from the one that registries have; the system gives none of them to anybody who asks for any
 
 
 class Registry:
@@ -46,26 +49,46 @@ class Registry:
         return False
 
     def start(self, patience: float = 60) -> None:
-        """Returns once it answers. Raises system.Missing; RuntimeError where it doesn't start."""
+        """Returns once it answers, where it did before, and unless it has images yet at the first port from 5000 on that nobody
+        has. Raises system.Missing; RuntimeError where it doesn't start."""
         system.need("docker-registry", "docker-registry")
         self.at.mkdir(parents=True, exist_ok=True)
-        if not self.address:
-            draft = self.at / "config.new"
-            draft.write_text(
-                f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {self.at}/data}}}}\n"
-                f"http: {{addr: '127.0.0.1:{_free()}'}}\n"
-            )
-            draft.rename(self._config)
+        places = [self.address] if self.address else []
+        if not (self.at / "data").exists():
+            places += [f"127.0.0.1:{port}" for port in _PORTS]
+        for place in places:
+            if place != self.address:
+                draft = self.at / "config.new"
+                draft.write_text(
+                    f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {self.at}/data}}}}\n"
+                    f"http: {{addr: '{place}'}}\n"
+                )
+                draft.rename(self._config)
+            said = self._serve(patience)
+            if "address already in use" not in said:
+                break
+        if said:
+            raise RuntimeError(f"docker-registry does not start: {said}")
+
+    def _serve(self, patience: float) -> str:
+        """Starts it; nothing once it answers, else what it said last. What answers may be another at its place: so it has to say
+        that it listens, first."""
         with (self.at / "log").open("ab") as log:
+            begun = log.tell()
             words = ["docker-registry", "serve", str(self._config)]
             process = self._process = subprocess.Popen(
                 words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
         (self.at / "pid").write_text(str(process.pid))
         deadline = time.monotonic() + patience
-        while not self.answers():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"docker-registry does not start: {(self.at / 'log').read_text()[-500:]}")
+        while True:
+            over = process.poll() is not None or time.monotonic() > deadline
+            said = (self.at / "log").read_bytes()[begun:].decode(errors="replace")
+            if over:
+                self.stop()
+                return said[-500:] or "it says nothing"
+            if "listening on" in said and self.answers():
+                return ""
             time.sleep(0.05)
 
     @property
@@ -82,12 +105,3 @@ class Registry:
             os.kill(pid, signal.SIGKILL)
         if self._process:
             self._process.wait(patience)
-
-
-def _free() -> int:
-    """The port that registries have, else any."""
-    for port in (5000, 0):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise RuntimeError("no port is free on 127.0.0.1")
