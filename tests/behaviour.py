@@ -373,7 +373,7 @@ class BehaviourContract:
 
     def test_timeout(self, harness: Harness, probe: Probe) -> None:
         """The job's own `timeout` ends it, and fails the task."""
-        ended = harness.start(Call(probe.write(params={"wait": True}, timeout="2s"))).ended()
+        ended = harness.start(Call(probe.write(params={"wait": True}, timeout="5s"))).ended()
         assert not ended.good, ended.log
         if harness.says_why:
             assert "(timeout)" in ended.log, ended.log

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import mlctl
+from behaviour import PATIENCE
 from mlctl.backends.local import Local
 from mlctl.runs import State
 
@@ -32,6 +33,19 @@ def trigger(run: mlctl.RunHandle, **given: Any) -> Any:
     return RunTrigger(run.url, "local", {}, str(run.backend.settings.home), **given)
 
 
+async def watched(*triggers: Any) -> None:
+    """Returns once the poller waits for all of them."""
+
+    def waiters() -> int:
+        poller = triggers[0]._target._poller
+        return sum(map(len, poller._waiting.values())) if poller else 0
+
+    deadline = time.monotonic() + PATIENCE
+    while waiters() < len(triggers):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
 async def event(one: Any) -> dict[str, Any]:
     return await anext(each.payload async for each in one.run())
 
@@ -44,7 +58,7 @@ def test_one_thread_serves_all(runs: list[mlctl.RunHandle], project: Path, monke
 
     async def all_of_them() -> list[dict[str, Any]]:
         waiting = [asyncio.create_task(event(one)) for one in again]
-        await asyncio.sleep(0.5)
+        await watched(*again)
         assert sum(thread.name == "mlctl-local" for thread in threading.enumerate()) == 1
         (project.parent / "gate").touch()
         return await asyncio.gather(*waiting)
@@ -69,7 +83,7 @@ def test_first_look_at_the_log_comes_at_random(
 
     async def whole() -> dict[str, Any]:
         waiting = asyncio.create_task(event(trigger(runs[0], log_interval=1e4)))
-        await asyncio.wait_for(looked.wait(), 20)
+        await asyncio.wait_for(looked.wait(), PATIENCE)
         (project.parent / "gate").touch()
         return await waiting
 
@@ -77,15 +91,16 @@ def test_first_look_at_the_log_comes_at_random(
     monkeypatch.setattr("random.random", lambda: 1e-5)
     assert asyncio.run(whole())["error"] == ""
     for run in runs:
-        run.wait(20)
+        run.wait(PATIENCE)
 
 
 def test_stop_leaves_the_run(runs: list[mlctl.RunHandle], project: Path) -> None:
     """A triggerer's stop cancels its tasks, and no run; a second waiter for the same run doesn't notice."""
 
     async def stopped() -> dict[str, Any]:
-        first, second = (asyncio.create_task(event(trigger(runs[0]))) for _ in range(2))
-        await asyncio.sleep(0.3)
+        both = [trigger(runs[0]) for _ in range(2)]
+        first, second = (asyncio.create_task(event(one)) for one in both)
+        await watched(*both)
         first.cancel()
         await asyncio.wait([first])
         assert first.cancelled() and not runs[0].status().state.terminal
@@ -94,7 +109,7 @@ def test_stop_leaves_the_run(runs: list[mlctl.RunHandle], project: Path) -> None
 
     assert asyncio.run(stopped())["error"] == ""
     for run in runs:
-        run.wait(20)
+        run.wait(PATIENCE)
 
 
 def test_on_kill_cancels_its_own_run(runs: list[mlctl.RunHandle], project: Path) -> None:
@@ -103,7 +118,7 @@ def test_on_kill_cancels_its_own_run(runs: list[mlctl.RunHandle], project: Path)
     assert [run.status().state for run in runs[:2]] == [State.CANCELLED, State.RUNNING]
     (project.parent / "gate").touch()
     for run in runs[1:]:
-        run.wait(20)
+        run.wait(PATIENCE)
 
 
 def test_on_kill_is_not_torn(runs: list[mlctl.RunHandle], project: Path) -> None:
@@ -115,7 +130,7 @@ def test_on_kill_is_not_torn(runs: list[mlctl.RunHandle], project: Path) -> None
         ending.cancel()
         await asyncio.wait([ending])
         assert ending.cancelled()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not runs[0].status().state.terminal and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
 
@@ -123,7 +138,7 @@ def test_on_kill_is_not_torn(runs: list[mlctl.RunHandle], project: Path) -> None
     assert [run.status().state for run in runs[:2]] == [State.CANCELLED, State.RUNNING]
     (project.parent / "gate").touch()
     for run in runs[1:]:
-        run.wait(20)
+        run.wait(PATIENCE)
 
 
 def test_deadline_and_lost_run(runs: list[mlctl.RunHandle], project: Path) -> None:
@@ -134,4 +149,4 @@ def test_deadline_and_lost_run(runs: list[mlctl.RunHandle], project: Path) -> No
     assert "-7" in asyncio.run(event(lost))["error"]
     (project.parent / "gate").touch()
     for run in runs:
-        run.wait(20)
+        run.wait(PATIENCE)

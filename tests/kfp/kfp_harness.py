@@ -19,6 +19,8 @@ COMPONENTS = ROOT / "integrations/kfp/components"
 BIN = Path(sys.executable).parent
 sys.path.insert(0, str(ROOT / "tools/services"))  # base_image, docker_engine, system
 
+PATIENCE = 120.0  # seconds for what takes a moment on a quiet machine; a bound, never a pause
+
 TRAIN = """\
 kind: train
 name: churn
@@ -73,7 +75,7 @@ def starts(traces: Path) -> list[str]:
         return []
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> None:
+def until(true: Callable[[], Any], seconds: float = PATIENCE) -> None:
     """Returns as soon as `true()` is; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -138,7 +140,7 @@ class Step:
 
     def end(self) -> Ended:
         """Waits for the step's own end."""
-        log, errors = self.process.communicate(timeout=120)
+        log, errors = self.process.communicate(timeout=PATIENCE)
         return Ended(self.process.returncode, log, errors, self._outputs() if self.process.returncode == 0 else {})
 
 

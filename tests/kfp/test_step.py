@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from kfp import dsl
-from kfp_harness import PREDICT, TRAIN, Steps, read, starts, until
+from kfp_harness import PATIENCE, PREDICT, TRAIN, Steps, read, starts, until
 
 from mlctl import api
 
@@ -62,7 +62,7 @@ def test_success(steps: Steps, traces: Path) -> None:
     [
         ({"mode": "fail"}, "", 1, "failed (error)"),
         ({"mode": "preempted"}, "", 75, "failed (infra)"),
-        ({"mode": "wait"}, "timeout: 1s\n", 124, "failed (timeout)"),
+        ({"mode": "wait"}, "timeout: 5s\n", 124, "failed (timeout)"),
     ],
 )
 def test_exit_code(steps: Steps, traces: Path, params: dict[str, str], fields: str, code: int, says: str) -> None:
@@ -156,7 +156,7 @@ def test_changed_job(steps: Steps, traces: Path) -> None:
     assert again.end().code == 0
     assert len(set(starts(traces))) == 2
     old = api.reach(starts(traces)[0])
-    assert old.ended(30) is not None
+    assert old.ended(PATIENCE) is not None
 
 
 def test_an_output_that_can_not_be_copied(steps: Steps, traces: Path) -> None:

@@ -52,16 +52,18 @@ def server(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
     with (at / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
 
+    url = f"http://127.0.0.1:{port}/api"
+
     def healthy() -> bool:
         if process.poll() is not None:
             pytest.fail(f"the server ended: {(at / 'server.log').read_text()[-2000:]}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health") as answer:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
             return answer.status == 200
         return False
 
     try:
         until(healthy, 240, "the server")  # 15 on a quiet machine
-        yield env | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+        yield env | {"PREFECT_API_URL": url}
     finally:
         end(process)
 

@@ -52,6 +52,7 @@ class Standin:
         self.hold = self.fault = ""
         self.slow = 0.0
         self.ended = threading.Event()
+        self._lives: list[threading.Thread] = []
         self.disk(VOLUME).mkdir(parents=True)
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
@@ -63,6 +64,8 @@ class Standin:
         self.ended.set()
         for run_id in list(self.runs):
             self._kill(run_id)
+        for life in self._lives:  # before what they ask is gone
+            life.join(60)
         self.server.shutdown()
         self.server.server_close()
         if self.lake:
@@ -89,7 +92,8 @@ class Standin:
                 "run_id": run_id, "run_name": body["run_name"], "body": body, "start_time": int(time.time() * 1000),
                 "state": "QUEUED", "cancel": False, "code": None, "result": None, "message": "", "end_time": 0, "minilake": None,
             }  # fmt: skip
-        threading.Thread(target=self._live, args=(run_id,), daemon=True).start()
+            self._lives.append(threading.Thread(target=self._live, args=(run_id,), daemon=True))
+            self._lives[-1].start()
         return {"run_id": run_id}
 
     def _live(self, run_id: int) -> None:

@@ -149,6 +149,30 @@ launcher.run_process(spec, dict(os.environ), launcher.Log(f"{sys.argv[1]}/log", 
             os.kill(job, signal.SIGKILL)
 
 
+def test_job_that_ended_in_time_while_the_machine_stood_still(tmp_path: Path) -> None:
+    """It is no timeout that a look was before the job's end, and the clock's time after the limit."""
+    script = """\
+import os, subprocess, sys, time
+from mlctl.backends.databricks import launcher
+poll = subprocess.Popen.poll
+
+def still(process):
+    found = poll(process)
+    if found is None:
+        subprocess.Popen.poll = poll
+        time.sleep(2)
+    return found
+
+subprocess.Popen.poll = still
+spec = {"argv": ["sleep", "0.5"], "here": sys.argv[1], "timeout": 1}
+print(*launcher.run_process(spec, dict(os.environ), launcher.Log(f"{sys.argv[1]}/log", [])))
+"""
+    (tmp_path / "job/code").mkdir(parents=True)
+    words = [sys.executable, "-c", script, str(tmp_path / "job")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.stdout == "0 error\n", done.stdout + done.stderr
+
+
 def test_outputs_that_cannot_be_written(made: Backend, standin: Standin) -> None:
     script = 'echo a > "$MLCTL_OUTPUT_A/a"; sleep 1'
     place = f"{VOLUME}/blocked-{time.time_ns()}"

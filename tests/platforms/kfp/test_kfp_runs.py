@@ -151,13 +151,13 @@ def test_variables_that_the_script_has_too_are_the_jobs(backend: Backend, start:
 
 
 def test_job_that_ignores_sigterm_is_killed_after_its_timeout(backend: Backend, start: Any) -> None:
-    run = start('trap "" TERM; echo up; while :; do sleep 0.1; done', timeout="1s")
+    run = start('trap "" TERM; echo up; while :; do sleep 0.1; done', timeout="3s")
     status = ended(backend, run)
     assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.TIMEOUT, 137)
 
 
 def test_job_that_ends_well_when_it_is_told_to_is_no_failure(backend: Backend, start: Any) -> None:
-    run = start('trap "echo saved; exit 0" TERM; while :; do sleep 0.1; done', timeout="1s", outputs={"m": {}})
+    run = start('trap "echo saved; exit 0" TERM; while :; do sleep 0.1; done', timeout="3s", outputs={"m": {}})
     assert ended(backend, run).state is State.SUCCEEDED
     assert log(backend, run) == ["saved"]
 

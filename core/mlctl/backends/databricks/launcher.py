@@ -198,8 +198,11 @@ def run_process(spec: Spec, env: dict[str, str], log: Log) -> tuple[int, str]:
     reader.start()
     deadline = time.monotonic() + spec["timeout"] if spec["timeout"] else None
     timed_out = False
-    while process.poll() is None:
-        if deadline and time.monotonic() > deadline:
+    while True:
+        late = deadline and time.monotonic() > deadline  # before the look: a machine may stand still between the two
+        if process.poll() is not None:
+            break
+        if late:
             timed_out = True
             end(process)
             break
