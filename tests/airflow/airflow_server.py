@@ -139,8 +139,9 @@ class Airflow:
         pids = processes("airflow", "triggerer")
         assert pids
         for pid in pids:
-            if sign == signal.SIGKILL or parent(pid) not in pids:
-                os.kill(pid, sign)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended with the one before
+                if sign == signal.SIGKILL or parent(pid) not in pids:
+                    os.kill(pid, sign)
         until(lambda: not set(pids) & set(processes("airflow", "triggerer")), "the triggerer to end", PATIENCE, EVERY)
         self.start("triggerer")
 

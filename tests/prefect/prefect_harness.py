@@ -171,4 +171,5 @@ class Prefect:
     def kill(self, flow_run: str) -> None:
         """kill -9 of what executes the flow run."""
         for process in until(lambda: self.processes_of(flow_run), what=f"the process of {flow_run}"):
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended with the one before
+                os.kill(process, signal.SIGKILL)

@@ -76,6 +76,7 @@ class Job:
     error: dict[str, Any] | None = None
     logs: dict[str, bytes] = field(default_factory=dict)
     stopping: threading.Event = field(default_factory=threading.Event)
+    lock: Any = field(default_factory=threading.Lock)
 
     def shown(self) -> dict[str, Any]:
         """As Resource Manager shows it."""
@@ -91,9 +92,19 @@ class Job:
         self.status, self.started = "Running", datetime.now(timezone.utc)
 
     def end(self, status: str, message: str = "", code: str = "UserError") -> None:
-        self.error = {"error": {"code": code, "message": message}} if message else None
-        self.ended = datetime.now(timezone.utc)
-        self.status = status
+        with self.lock:
+            self.error = {"error": {"code": code, "message": message}} if message else None
+            self.ended = datetime.now(timezone.utc)
+            self.status = status
+
+    def stop(self) -> bool:
+        """Asks for its end; False where that came first, by the thread that runs it: an ended job comes to life no more."""
+        with self.lock:
+            if self.status in ("Completed", "Failed", "Canceled"):
+                return False
+            self.status = "CancelRequested"
+        self.stopping.set()
+        return True
 
 
 class StandIn(Served):
@@ -352,10 +363,8 @@ class StandIn(Served):
             raise Refused(400, "UserError", f"The requested VM size {size} is not available in {LOCATION}")
 
     def _cancel(self, job: Job) -> tuple[int, Any]:
-        if job.status in ("Completed", "Failed", "Canceled"):
+        if not job.stop():
             raise Refused(400, "UserError", f"Job {job.name} is in terminal state {job.status} and cannot be canceled.")
-        job.status = "CancelRequested"
-        job.stopping.set()
         if self._run is None:
             job.end("Canceled")
         return 202, {}
