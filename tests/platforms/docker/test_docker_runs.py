@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import base_image
@@ -235,6 +237,26 @@ def test_requirements_that_are_not_there(harness: DockerHarness) -> None:
     harness.values["network"] = "none"
     with pytest.raises(Unavailable, match="requirements: "):
         started(harness.make(), requirements=["six==1.16.0"])
+    assert not harness.client.containers.list(all=True)
+
+
+def test_requirements_whose_container_is_killed(harness: DockerHarness) -> None:
+    """By the engine's end, or by hand: that says nothing of the requirements."""
+    harness.values["network"] = "host"
+    with socket.create_server(("127.0.0.1", 0)) as index, ThreadPoolExecutor() as pool:  # which never answers
+        lines = [f"--index-url http://127.0.0.1:{index.getsockname()[1]}/simple", "six==1.17.0"]
+        work = pool.submit(started, harness.make(), requirements=lines)
+        (builder,) = until(lambda: harness.client.containers.list(filters={"label": "mlctl.env"}))
+        builder.kill()
+        with pytest.raises(Unavailable, match=r"^requirements: .*was ended from outside, exit code 137; try again$"):
+            work.result(60)
+    assert not harness.client.containers.list(all=True)
+
+
+def test_requirements_where_there_is_no_such_network(harness: DockerHarness) -> None:
+    harness.values["network"] = "nowhere"
+    with pytest.raises(InvalidConfig, match="could not be started: network nowhere not found; make it"):
+        started(harness.make(), requirements=["six==1.17.0"])
     assert not harness.client.containers.list(all=True)
 
 

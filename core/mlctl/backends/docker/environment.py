@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mlctl.errors import InvalidJob, MlctlError, Unauthorized, Unavailable
+from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, Unauthorized, Unavailable
+from mlctl.runs import Reason
 
 from . import states
 from .engine import Engine, Missing, Taken
@@ -97,21 +98,34 @@ def _begin(engine: Engine, asked: Mapping[str, Any], image: str, builder: str, t
         "HostConfig": {"NetworkMode": host["NetworkMode"]} if "NetworkMode" in host else {},
     }
     try:
-        engine.start(engine.create(body, builder))
+        container = engine.create(body, builder)
     except Taken:  # somebody was faster
         return
+    _start(engine, container)
+
+
+def _start(engine: Engine, container: str) -> None:
+    """Where the engine can't, its record says why, which is told by who looks at it."""
+    try:
+        engine.start(container)
+    except MlctlError:
+        if not states.ended(engine.inspect(container)):
+            raise
 
 
 def _finish(engine: Engine, record: Mapping[str, Any], tag: str, user: str, deadline: float) -> None:
     """One step on the way of the container that installs."""
     state, builder = record["State"], record["Id"]
     if state["Status"] == "created" and not state.get("Error"):  # its maker is about to, or is gone; twice does no harm
-        engine.start(builder)
+        _start(engine, builder)
     elif not states.ended(record):
         engine.until_ended(builder, max(0.1, min(10.0, deadline - time.monotonic())))
     elif state["ExitCode"] == 0 and not state.get("Error"):
         engine.commit(builder, REPOSITORY, tag, user)
         engine.remove(builder)
+    elif state["Status"] == "created":
+        engine.remove(builder)
+        raise _unstarted(str(state["Error"]))
     else:
         output = b"".join(message.partition(b" ")[2] for _, message in engine.frames(builder, 0)).decode(
             "utf-8", "replace"
@@ -120,7 +134,18 @@ def _finish(engine: Engine, record: Mapping[str, Any], tag: str, user: str, dead
         raise _failure(output + str(state.get("Error") or ""), int(state["ExitCode"]))
 
 
+def _unstarted(error: str) -> MlctlError:
+    text = f"requirements: their container could not be started: {error}"
+    if re.search(r"network \S+ not found", error):
+        return InvalidConfig(f"{text}; make it, or change the target's network")
+    if states.refusal(error) is Reason.IMAGE:
+        return InvalidJob(text)
+    return Unavailable(f"{text}; try again")
+
+
 def _failure(output: str, code: int) -> MlctlError:
+    if code > 128:
+        return Unavailable(f"requirements: their container was ended from outside, exit code {code}; try again")
     lines = [line.strip() for line in output.splitlines() if line.strip(" ^~")]
     first = next((at for at, line in enumerate(lines) if re.match(r"(?i)error", line)), 0)
     text = f"requirements: {' '.join(lines[first:])[:400] or f'pip ended with {code} and no word'}"

@@ -13,7 +13,7 @@ from mlctl.runs import Reason, State, Status
 from . import entry
 from .request import LABEL_DEADLINE
 
-__all__ = ["LIVE", "OVER", "ended", "of_line", "seconds", "status_of", "time_of"]
+__all__ = ["LIVE", "OVER", "ended", "of_line", "refusal", "seconds", "status_of", "time_of"]
 
 LIVE = ("running", "paused", "restarting")
 OVER = ("exited", "dead")
@@ -80,7 +80,7 @@ def _unstarted(record: Mapping[str, Any], marks: Collection[str], now: float) ->
     there was no process yet. So one that is abandoned here never begins, and one that may still begin is starting.
     """
     if error := str(record["State"].get("Error") or ""):
-        return Status(State.FAILED, _refusal(error), f"could not be started: {error}")
+        return Status(State.FAILED, refusal(error), f"could not be started: {error}")
     waits = now < int(record["Config"]["Labels"].get(LABEL_DEADLINE, 0)) + 2  # a container counts in whole seconds
     if "cancel" in marks:
         return (
@@ -91,7 +91,8 @@ def _unstarted(record: Mapping[str, Any], marks: Collection[str], now: float) ->
     return Status(State.FAILED, Reason.ABANDONED, "its submitter died before starting it")
 
 
-def _refusal(error: str) -> Reason:
+def refusal(error: str) -> Reason:
+    """Why the engine could not start a container, by what it says of that."""
     if re.search(r"device driver|nvidia|gpu", error, re.IGNORECASE):
         return Reason.NO_CAPACITY
     if re.search(r"exec: |executable file not found|exec format error|no such file or directory: unknown", error):
