@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import re
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -323,12 +322,12 @@ class Docker(Base):
         container = record["Id"]
         asked = self._marks(run, record).get("cancel")
         if asked is None:
-            self._put(container, [(entry.CANCEL, 0o644, str(time.time()).encode())])
+            self._put(container, [(entry.CANCEL, 0o644, str(self._engine.time()).encode())])
             record = self._record(run)
         if record["State"]["Status"] == "paused":
             self._engine.unpause(container)
         if record["State"]["Status"] in states.LIVE:
-            late = asked is not None and time.time() - float(asked or 0) > self._grace() + 5
+            late = asked is not None and self._engine.time() - float(asked or 0) > self._grace() + 5
             self._engine.kill(container, "KILL" if late else "TERM")
 
     def check(self) -> Iterator[Finding]:
