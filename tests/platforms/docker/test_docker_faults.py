@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import docker
 import docker_engine
 import pytest
 from docker_harness import DockerHarness
@@ -179,6 +181,21 @@ def test_job_that_ends_itself_in_the_grace(harness: DockerHarness) -> None:
     made = harness.make()
     run = started(made, "trap 'echo saved; exit 0' TERM; echo up; while :; do sleep 0.1; done")
     until(lambda: "up" in log(made, run))
+    made.cancel(run)
+    status = ended(made, run)
+    assert (status.state, status.exit_code) == (State.CANCELLED, 0)
+    assert "saved" in log(made, run)
+
+
+def test_cancel_by_clocks_that_differ(harness: DockerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grace is the engine's to count: who asks again on a machine whose clock is ahead cuts nothing short."""
+    made = harness.make()
+    run = started(made, "trap 'sleep 1; echo saved; exit 0' TERM; echo up; while :; do sleep 0.1; done")
+    until(lambda: "up" in log(made, run))
+    with monkeypatch.context() as there:
+        real = time.time
+        there.setattr(time, "time", lambda: real() - 600)
+        made.cancel(run)
     made.cancel(run)
     status = ended(made, run)
     assert (status.state, status.exit_code) == (State.CANCELLED, 0)
@@ -372,6 +389,25 @@ def test_caller_killed_between_name_and_start(harness: DockerHarness) -> None:
     assert until(lambda: "too late" in ended(made, outcome.run).message)
     assert log(made, outcome.run) == []
     assert log(made, last.run) == ["ran"]
+
+
+@pytest.mark.parametrize("why", ["late", "cancelled"])
+def test_secrets_do_not_outlive_a_run_that_did_not_begin(harness: DockerHarness, why: str) -> None:
+    _killed(harness, "start", lease=6 if why == "late" else 600, secrets=["HOME"])
+    made = harness.make()
+    (found,) = made.find(execution(made, "killed", secrets=["HOME"]).key)
+    container = harness.client.containers.get(found.run.name)
+    place = "/mlctl/run/state/secrets"
+    container.get_archive(place)
+    if why == "late":
+        until(lambda: _over(made, found.run))
+    else:
+        made.cancel(found.run)
+    container.start()
+    until(lambda: _over(made, found.run) and harness.client.containers.get(found.run.name).status == "exited")
+    assert log(made, found.run) == []
+    with pytest.raises(docker.errors.NotFound):
+        container.get_archive(place)
 
 
 def test_cancel_of_what_was_never_started(harness: DockerHarness) -> None:

@@ -163,6 +163,12 @@ def test_addresses_that_no_engine_mounts(harness: DockerHarness, tmp_path: Path)
         execution(made, env={"a-b": "c"}).plan()
 
 
+def test_labels_of_mlctls_own_are_refused(harness: DockerHarness) -> None:
+    """They would be lost in silence, or be what runs are found by."""
+    with pytest.raises(InvalidJob, match=r"labels\.mlctl\.stem: labels that begin so are mlctl's own; choose another"):
+        execution(harness.make(), labels={"mlctl.stem": "x"}).plan()
+
+
 def test_code_is_the_runs_own(harness: DockerHarness, tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()

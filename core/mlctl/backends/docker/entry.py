@@ -72,8 +72,8 @@ _noted() {
 }
 trap _stop TERM
 trap _woken=1 INT HUP QUIT USR1 USR2
-if ! [ "$(date +%s)" -le "$_last" ]; then true > "$_state/late"; exit 75; fi
-[ ! -e "$_state/cancel" ] || _noted 143
+if ! [ "$(date +%s)" -le "$_last" ]; then rm -f "$_state/secrets"; true > "$_state/late"; exit 75; fi
+if [ -e "$_state/cancel" ]; then rm -f "$_state/secrets"; _noted 143; fi
 if [ -e "$_state/secrets" ]; then . "$_state/secrets"; rm -f "$_state/secrets"; fi
 PREPARE
 _env=$(command -v env)

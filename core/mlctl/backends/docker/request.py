@@ -51,6 +51,9 @@ def make(job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Lo
     """The plan. Raises InvalidJob, Unsupported."""
     if unknown := job.platforms.get("docker", {}).keys():
         raise job.fail(("platforms", "docker", min(unknown)), "unknown field; docker has none of its own")
+    for label in job.labels:
+        if label.startswith("mlctl."):
+            raise job.fail(("labels", label), "labels that begin so are mlctl's own; choose another")
     stem = name.rpartition("-")[0]
     inputs, mounts = _inputs(job)
     own = {"Labels": {LABEL_STEM: stem}}  # by which they are found where somebody removed the container alone
@@ -72,7 +75,7 @@ def make(job: Job, facts: Facts, name: str, settings: Settings, losses: tuple[Lo
         "Cmd": [str(job.timeout or ""), str(grace), word, *argv],
         "Env": [f"{key}={text}" for key, text in {"PYTHONUNBUFFERED": "1", **env}.items()],
         "Labels": {
-            **{key: text for key, text in job.labels.items() if not key.startswith("mlctl.")},
+            **job.labels,
             **({"mlctl.tags": " ".join(job.tags)} if job.tags else {}),
             LABEL_STEM: stem,
             LABEL_OUTPUTS: json.dumps(folders.addresses),
