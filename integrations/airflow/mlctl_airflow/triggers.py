@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from mlctl.watch import Poller
 
 _CANCEL_SECONDS = 20.0  # Airflow gives on_kill 30
-_MOMENT = 1.0  # seconds in which the event loop of a triggerer that stops is gone, and between two looks at credentials
+_STOPPING = 1.0  # seconds in which the event loop of a triggerer that stops is gone
+_RENEWAL = 1.0  # seconds from one reading of credentials to the next, at least
 _ASK_SECONDS = 600.0  # thousands of tasks may be asked about at once, one after another
 
 _T = TypeVar("_T")
@@ -83,7 +84,7 @@ class RunTrigger(BaseTrigger):
             late = not await self._ended()
         except asyncio.CancelledError:
             if not hasattr(BaseTrigger, "on_kill"):
-                asyncio.get_running_loop().call_later(_MOMENT, lambda: _begun(self._cancel_if_given_up()))
+                asyncio.get_running_loop().call_later(_STOPPING, lambda: _begun(self._cancel_if_given_up()))
             raise
         except MlctlError as reason:
             error = str(reason)
@@ -151,7 +152,7 @@ class RunTrigger(BaseTrigger):
                 if isinstance(answer, MlctlError):
                     poller = await self._target.renewed(poller, run, answer)
                     self.log.info("%s; goes on with credentials read anew", answer)
-                    await asyncio.sleep(_MOMENT)  # for a platform that takes and refuses them in turn
+                    await asyncio.sleep(_RENEWAL)  # for a platform that takes and refuses them in turn
                     self._answer = None
                     poller.watch(run, self._hear)
                 elif isinstance(answer, BaseException):
