@@ -262,6 +262,39 @@ def test_the_callers_own_python_stays_out(quick: str, project: Path, monkeypatch
     assert output(**job("greeting"))[0] == "greeting 1.0"
 
 
+def test_gc_at_any_call_of_which_an_environment_is_used(quick: str, home: Path) -> None:
+    """It leaves what was unused till then, or is done first, and the run builds it anew."""
+    chosen = mlctl.plan(job("greeting")).request["python"]
+    environment.ensure(chosen)
+    (made,) = environments(home)
+    left = 0
+    users: list[threading.Thread] = []
+
+    def hear(event: str, _: tuple[Any, ...]) -> None:
+        nonlocal left
+        if left and event.startswith(("open", "os.", "fcntl.")):
+            left -= 1
+            if not left:
+                users.append(threading.Thread(target=environment.ensure, args=(chosen,)))
+                users[-1].start()
+                users[-1].join(1)  # where gc is first it waits for gc
+            elif event == "os.rename":  # gone; what is left of it are files
+                left = 0
+
+    sys.addaudithook(hear)
+    number = 0
+    while len(users) == number:
+        number += 1
+        os.utime(made / ".complete", (1e9, 1e9))
+        left = number
+        list(prune(home, time.time() - 86400, dry=False))
+        left = 0
+        if len(users) == number:
+            users[-1].join(60)
+            assert (made / "bin/python").exists(), number
+    assert number > 5 and not environments(home)
+
+
 # ---- What can't be
 
 

@@ -24,6 +24,8 @@ from typing import Any
 from mlctl.errors import InvalidJob, Unavailable, refused
 from mlctl.job import Job
 
+from .folder import together
+
 __all__ = ["choose", "ensure"]
 
 log = logging.getLogger(__name__)
@@ -106,9 +108,7 @@ def ensure(chosen: Mapping[str, Any]) -> None:
     if chosen["from"] != "requirements":
         return
     folder = Path(chosen["path"]).parent.parent
-    if _complete(folder):
-        with contextlib.suppress(OSError):  # another user's; this one's gc can't remove it either
-            (folder / ".complete").touch()  # used now: a gc may come before the run has its name
+    if _use(folder):
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +116,23 @@ def ensure(chosen: Mapping[str, Any]) -> None:
             if not _complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 _build(folder, chosen["base"], chosen["lines"], lock)
-                (folder / ".complete").touch()
+            (folder / ".complete").touch()
     except OSError as reason:
         raise refused(reason.filename or folder, reason) from None
+
+
+def _use(folder: Path) -> bool:
+    """Marks it as used now: a gc may come before the run has its name. False where it isn't there, or is being built or removed."""
+    if not _complete(folder):
+        return False
+    try:
+        with together(folder.with_suffix(".lock"), fcntl.LOCK_SH):
+            (folder / ".complete").touch()
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:  # another user's; this one's gc can't remove it either
+        pass
+    return True
 
 
 def _complete(folder: Path) -> bool:

@@ -124,10 +124,10 @@ def locked(path: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def together(attempts: Path, how: int) -> Iterator[None]:
-    """Holds the folder of a run's attempts: shared (LOCK_SH) while one is made, alone (LOCK_EX) while gc judges and takes them.
-    Nobody waits: raises BlockingIOError; FileNotFoundError where there is none."""
-    fd = os.open(attempts, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def together(lock: Path, how: int) -> Iterator[None]:
+    """Holds it, the folder of a run's attempts or an environment's lock: shared (LOCK_SH) while a run begins to use it, alone
+    (LOCK_EX) while gc judges and takes it. Nobody waits: raises BlockingIOError; FileNotFoundError where there is none."""
+    fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import folder
@@ -24,12 +24,8 @@ def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
             continue
         attempts, drafts = _inside(stem)
         if _over(stem, attempts, drafts, before):
-            removed: list[str] = []
-            alone = contextlib.nullcontext() if dry else folder.together(stem, fcntl.LOCK_EX)
-            with contextlib.suppress(BlockingIOError, FileNotFoundError), alone:
-                attempts, drafts = _inside(stem)
-                if _over(stem, attempts, drafts, before):  # now that nobody starts another attempt
-                    removed = list(_remove(stem, f"run {stem.name}, {len(attempts)} attempts", dry))
+            still = lambda stem=stem: _over(stem, *_inside(stem), before)  # noqa: E731
+            removed = _remove_alone(stem, f"run {stem.name}, {len(attempts)} attempts", dry, stem, still)
             yield from removed
             if removed:
                 continue
@@ -44,10 +40,9 @@ def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
         if package.name not in used and _old(package, before):
             yield from _remove(package, f"package {package.name}", dry)
     for env in _listed(home / "envs"):
-        done = env / ".complete"  # without it: a crash's leavings, or being built under a lock
-        unused = env.is_dir() and env.name not in used and not folder.held(env.with_suffix(".lock"))
-        if unused and _old(done if done.exists() else env, before):
-            yield from _remove(env, f"environment {env.name}", dry)
+        if env.is_dir() and env.name not in used and _unused(env, before):
+            still = lambda env=env: _unused(env, before)  # noqa: E731
+            yield from _remove_alone(env, f"environment {env.name}", dry, env.with_suffix(".lock"), still)
 
 
 def _listed(path: Path) -> list[Path]:
@@ -80,6 +75,20 @@ def _over(stem: Path, attempts: list[Path], drafts: list[Path], before: float) -
     except OSError:
         return False
     return _old(stem, before) and all(terminal and (at is None or at.timestamp() < before) for terminal, at in ended)
+
+
+def _unused(env: Path, before: float) -> bool:
+    done = env / ".complete"  # without it: a crash's leavings, or being built under a lock
+    return _old(done if done.exists() else env, before)
+
+
+def _remove_alone(path: Path, what: str, dry: bool, lock: Path, still: Callable[[], bool]) -> list[str]:
+    """The same for what somebody may begin to use meanwhile, who then holds `lock`: it is looked at once more, when nobody does."""
+    held = folder.together(lock, fcntl.LOCK_SH if dry else fcntl.LOCK_EX) if lock.exists() else contextlib.nullcontext()
+    with contextlib.suppress(BlockingIOError, FileNotFoundError), held:
+        if still():
+            return list(_remove(path, what, dry))
+    return []
 
 
 def _remove(path: Path, what: str, dry: bool) -> Iterator[str]:
