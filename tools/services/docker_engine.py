@@ -77,7 +77,8 @@ class Dockerd:
         if not pid:
             return
         if not system.end(pid, lambda: self.pid, self._process, patience, how):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGKILL)
         if self._process:
             self._process.wait(patience)
         # A container in its host's network leaves a mount, which keeps the folder.

@@ -102,6 +102,7 @@ class Registry:
         if not pid:
             return
         if not system.end(pid, lambda: self.pid, self._process, patience):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGKILL)
         if self._process:
             self._process.wait(patience)

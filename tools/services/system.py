@@ -58,7 +58,8 @@ def end(
 ) -> bool:
     """Ends the process that `find` finds, and waits for that; `process` is the same where it is this one's child. False where
     it is still there after `patience` seconds."""
-    os.kill(pid, how)
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, how)
     deadline = time.monotonic() + patience
     while find() == pid and time.monotonic() < deadline:
         if process:
