@@ -274,6 +274,26 @@ def test_project_as_an_artifact(steps: Steps, traces: Path, tmp_path: Path, form
     assert len(starts(traces)) == 1, "the second try found the run of the first"
 
 
+def test_project_that_two_steps_unpack_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both see that it isn't there, and one is faster: the other takes what that left."""
+    from mlctl_kfp import files
+
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/job.yaml").touch()
+    archive = Path(shutil.make_archive(str(tmp_path / "project"), "gztar", tmp_path / "project"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rename = Path.rename
+
+    def late(draft: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        files.unpacked(archive)
+        return draft.rename(target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    found = files.unpacked(archive)
+    assert [path.name for path in found.iterdir()] == ["job.yaml"] and list(found.parent.iterdir()) == [found]
+
+
 def test_uris_of_a_cluster() -> None:
     """The paths at which KFP's launcher puts artifacts, and what a job gets of them."""
     from mlctl_kfp.executor import Given

@@ -79,7 +79,8 @@ def unpacked(archive: Path) -> Path:
     except (tarfile.TarError, EOFError) as reason:
         raise InvalidConfig(f"project: {archive}: expected a folder or a .tar.gz of one: {reason}") from None
     except OSError as reason:
-        raise refused(f"project: {archive}", reason) from None
+        if not target.is_dir():  # else another step of this machine was faster by a moment
+            raise refused(f"project: {archive}", reason) from None
     finally:
         _remove(draft)
     return target
