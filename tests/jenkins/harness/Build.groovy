@@ -339,7 +339,7 @@ class Build {
                 }
                 if (System.currentTimeMillis() > patience) { echo('After 20s process did not stop'); break }
             }
-            readers*.join(process.alive ? 1000 : 30000)    // all that it said is read, on a machine that stands still, too
+            readers*.join(marked(cookie) ? 1000 : 30000)   // to the end, where nothing is left that may yet say something
             event(step: 'ended', pid: process.pid(), code: process.alive ? null : process.exitValue())
             // As Jenkins does: what ends well after the signal was a success, and the pipeline goes on.
             if (stopped && (process.alive || process.exitValue() != 0)) { throw new FlowInterruptedException(scope.get().why()) }
@@ -352,14 +352,16 @@ class Build {
     }
 
     /** SIGTERM to everything that carries the cookie, as the agent's process tree killer does. */
-    static void killAll(String cookie) {
-        byte[] mark = "JENKINS_SERVER_COOKIE=${cookie}".bytes
-        new File('/proc').listFiles().findAll { it.name.isInteger() }.each { at ->
+    static void killAll(String cookie) { marked(cookie).each { ['kill', '-TERM', it].execute().waitFor() } }
+
+    /** The processes that carry the cookie. */
+    static List<String> marked(String cookie) {
+        new File('/proc').list().findAll { pid ->
             try {
-                if (new String(new File(at, 'environ').bytes).contains(new String(mark))) {
-                    ['kill', '-TERM', at.name].execute().waitFor()
-                }
-            } catch (IOException gone) { }
+                pid.isInteger() && new String(new File("/proc/${pid}/environ").bytes).contains("JENKINS_SERVER_COOKIE=${cookie}".toString())
+            } catch (IOException gone) {
+                false
+            }
         }
     }
 
