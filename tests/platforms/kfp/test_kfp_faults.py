@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
+from datetime import datetime, timezone
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +336,20 @@ def test_why_a_run_failed_is_waited_for_where_kfp_has_not_noted_its_task_yet(idl
     status = backend.status([run])[run]
     assert isinstance(status, Status)
     assert status.reason is Reason.ERROR
+
+
+@pytest.mark.parametrize("ahead", [-600, 600])
+def test_how_long_ago_a_run_ended_is_by_the_servers_clock(
+    ahead: int, idle: StandIn, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = time.time() + ahead
+    monkeypatch.setattr(BaseHTTPRequestHandler, "date_time_string", lambda *_: formatdate(there, usegmt=True))
+    backend = target(idle, home)
+    run = execution(backend).start().run
+    (made,) = idle.runs.values()
+    made.end("FAILED")
+    made.finished = datetime.fromtimestamp(there, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert "has not told of its task yet" in str(backend.status([run])[run])
 
 
 def test_log_that_can_not_be_had_now_is_an_error_and_no_reason(idle: StandIn, home: Path) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -42,6 +45,7 @@ class Service:
         self.host = str(settings.values["host"]).rstrip("/")
         self._lock = threading.Lock()
         self._made: Any = None
+        self._ahead = 0.0
 
     def _client(self) -> Any:
         """The client, made once, and anew after a token was refused."""
@@ -67,6 +71,10 @@ class Service:
         client = api.ApiClient(configuration)
         client.user_agent = f"mlctl/{__version__}"
         return client
+
+    def now(self) -> datetime:
+        """The server's clock, as far as its last answer told it."""
+        return datetime.fromtimestamp(time.time() + self._ahead, timezone.utc)
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
         """One call of the API below /apis/v2beta1, its answer as it came.
@@ -110,6 +118,8 @@ class Service:
                         _return_http_data_only=True, _preload_content=False, _request_timeout=_TIMEOUT,
                     )  # fmt: skip
                     status = answer.status
+                    with contextlib.suppress(KeyError, TypeError, ValueError):
+                        self._ahead = parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()
                     if log and status < 300:
                         return answer
                     content = answer.data

@@ -100,10 +100,11 @@ def failure(status: Status, found: Mapping[str, Any], log: str | None) -> Status
 
 
 def untold(found: Mapping[str, Any], now: datetime) -> bool:
-    """Whether a run ended just now, and its tasks, which KFP notes a moment later, aren't there yet."""
+    """Whether a run ended just now, and its tasks, which KFP notes a moment later, aren't there yet. `now` is the server's
+    clock; that of the part which noted the end may be ahead of it."""
     finished = time_of(found.get("finished_at"))
     known = (found.get("run_details") or {}).get("task_details")
-    return not known and finished is not None and 0 <= (now - finished).total_seconds() < _LATE
+    return not known and finished is not None and (now - finished).total_seconds() < _LATE
 
 
 def _said(found: Mapping[str, Any]) -> str:
