@@ -325,6 +325,19 @@ def test_engine_that_leaves_its_containers_running(breakable: docker_engine.Dock
         assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.ERROR, 3), status
 
 
+def test_engine_that_keeps_no_logs(breakable: docker_engine.Dockerd, tmp_path: Path) -> None:
+    """It answers, and says why there are none; the run is told all the same."""
+    breakable.stop()
+    breakable.options = [*breakable.options, "--log-driver=none"]
+    breakable.start()
+    with contextlib.closing(DockerHarness(breakable.address, tmp_path / "home")) as harness:
+        made = harness.make()
+        run = started(made)
+        assert ended(made, run).state is State.SUCCEEDED
+        with pytest.raises(Unavailable, match="the engine failed: configured logging driver does not support reading"):
+            made.logs(run)
+
+
 def test_engine_that_finds_its_container_a_moment_later(harness: DockerHarness) -> None:
     """As one does that has just started: how the job ended isn't guessed meanwhile, and is told then."""
     made = harness.make()

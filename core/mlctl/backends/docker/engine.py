@@ -207,7 +207,7 @@ class Engine:
             url = f"{api.base_url}/v{api.api_version}/containers/{container}/archive"
             answer = api.head(url, params={"path": path}, timeout=QUICK)
             if answer.status_code != 404:
-                answer.raise_for_status()
+                _check(answer)
             return bool(answer.status_code != 404)
 
     def frames(self, container: str, since: int) -> Iterator[tuple[int, bytes]]:
@@ -219,7 +219,7 @@ class Engine:
             with api.get(url, params=asked, stream=True, timeout=QUICK) as answer:
                 if answer.status_code == 404:
                     raise Missing(f"no such container: {container}")
-                answer.raise_for_status()
+                _check(answer)
                 while len(head := _read(answer.raw, 8)) == 8:
                     yield head[0], _read(answer.raw, int.from_bytes(head[4:], "big"))
 
@@ -274,6 +274,17 @@ class Engine:
         except (Missing, Taken):
             return False
         return True
+
+
+def _check(answer: Any) -> None:
+    """Raises the SDK's own error for one, with the engine's words, as the SDK does where it makes the call itself."""
+    from docker import errors
+    from requests.exceptions import HTTPError
+
+    try:
+        answer.raise_for_status()
+    except HTTPError as reason:
+        errors.create_api_error_from_http_exception(reason)
 
 
 def _read(raw: Any, size: int) -> bytes:
