@@ -141,6 +141,29 @@ def test_on_kill_is_not_torn(runs: list[mlctl.RunHandle], project: Path) -> None
         run.wait(PATIENCE)
 
 
+def test_no_log_before_the_deadline(
+    runs: list[mlctl.RunHandle], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a `log_interval`, as a job with secrets has it, no log is read in a triggerer: not where its clock was set back
+    while it slept, either, and the deadline's timer came early."""
+    looked: list[Any] = []
+    logs, now, set_back = Local.logs, time.time, 0.0
+    monkeypatch.setattr(Local, "logs", lambda *given: (looked.append(given), logs(*given))[1])
+    monkeypatch.setattr("mlctl_airflow.triggers.time.time", lambda: now() - set_back)
+
+    async def whole() -> dict[str, Any]:
+        nonlocal set_back
+        waiting = asyncio.create_task(event(trigger(runs[0], deadline=now() + 1)))
+        await asyncio.sleep(0.5)  # it sleeps
+        set_back = 1.0
+        return await waiting
+
+    assert asyncio.run(whole())["late"] and not looked
+    (project.parent / "gate").touch()
+    for run in runs:
+        run.wait(20)
+
+
 def test_deadline_and_lost_run(runs: list[mlctl.RunHandle], project: Path) -> None:
     """The deadline ends the wait; so does a run that the platform doesn't know."""
     assert asyncio.run(event(trigger(runs[0], deadline=0.0)))["late"]

@@ -161,7 +161,7 @@ class RunTrigger(BaseTrigger):
                     return True
                 elif self.deadline is not None and time.time() >= self.deadline:
                     return False
-                else:
+                elif self.log_interval is not None:  # else its clock was set back, and the deadline is yet to come
                     await self._show(poller, run)
                     due = self.log_interval
         finally:
