@@ -22,3 +22,9 @@ def server() -> Iterator[Airflow]:
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture
+def failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user marked the deferred tasks failed, as a server says, which isn't there: with a real one it is in test_server.py."""
+    monkeypatch.setattr("mlctl_airflow.identity.state_of", lambda ti: "failed")

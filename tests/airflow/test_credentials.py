@@ -148,6 +148,7 @@ def test_elsewhere(account: Account) -> None:
     run(led())
 
 
+@pytest.mark.usefixtures("failed")
 def test_cancelled(account: Account) -> None:
     """A user acts on the deferred task when the credentials in use have run out: its run ends all the same."""
     (one,) = account.submit(1)

@@ -4,13 +4,14 @@ runs, edits of a DAG, workers, supervisors and schedulers that are stopped or ki
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow_harness import AirflowHarness
-from airflow_server import AIRFLOW, DAGS, EVERY, Airflow, DagRun, kill, parent
+from airflow_server import AIRFLOW, DAGS, EVERY, Airflow, DagRun, kill, parent, processes
 
 from behaviour import PATIENCE, Call, Probe, until
 from mlctl.runs import State
@@ -176,3 +177,23 @@ def test_connection_form(server: Airflow) -> None:
     assert list(form["extra_fields"]) == ["config", "profile", "target"]
     assert form["extra_fields"]["profile"]["schema"]["title"] == "Profile"
     assert all(form["standard_fields"][name]["hidden"] for name in ("host", "port", "login", "password", "url_schema"))
+
+
+def test_stalled_triggerer(server: Airflow, waiting: Any, probe: Probe) -> None:
+    """A triggerer that comes back to find that another has its triggers, after a pause or a blocked event loop, cancels no
+    run: Airflow tells its triggers the same as where a user acts on their tasks."""
+    run = waiting("deferred_2")
+    (first,) = probe.starts(1)
+    watched(run)
+    stalled = processes("airflow", "triggerer")
+    for pid in stalled:
+        os.kill(pid, signal.SIGSTOP)
+    server.start("triggerer")
+    until(lambda: len(re.findall("trigger .* starting", run.log())) > 1, "the other triggerer", PATIENCE, EVERY)
+    for pid in stalled:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: f"{first} goes on" in run.log(), "the first one to ask", PATIENCE, EVERY)
+    assert not probe.harness.status(first).state.terminal
+    probe.go()
+    assert run.finished() == "success"
+    assert probe.starts() == [first] and run.xcom()["run"] == first

@@ -112,6 +112,7 @@ def test_stop_leaves_the_run(runs: list[mlctl.RunHandle], project: Path) -> None
         run.wait(PATIENCE)
 
 
+@pytest.mark.usefixtures("failed")
 def test_on_kill_cancels_its_own_run(runs: list[mlctl.RunHandle], project: Path) -> None:
     """What a user does to the deferred task ends that run, and no other."""
     asyncio.run(trigger(runs[0]).on_kill())
@@ -121,6 +122,7 @@ def test_on_kill_cancels_its_own_run(runs: list[mlctl.RunHandle], project: Path)
         run.wait(PATIENCE)
 
 
+@pytest.mark.usefixtures("failed")
 def test_on_kill_is_not_torn(runs: list[mlctl.RunHandle], project: Path) -> None:
     """Airflow cancels a trigger that it stops again each second, and its `on_kill` with it: the run ends all the same."""
 

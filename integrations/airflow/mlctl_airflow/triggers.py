@@ -93,8 +93,9 @@ class RunTrigger(BaseTrigger):
         yield TriggerEvent({"error": error, "late": late, "cursor": self.cursor, "deferral": self._deferral})
 
     async def on_kill(self) -> None:
-        """Cancels this trigger's own run: called where a user acts on the deferred task, by Airflow 3.3 and later."""
-        await asyncio.shield(_begun(self._cancel()))
+        """Cancels this trigger's own run, where a user acted on the deferred task. Airflow 3.3 and later call it then, and also
+        in a triggerer that comes to itself when another has its triggers."""
+        await asyncio.shield(_begun(self._cancel_if_given_up()))
 
     async def _cancel(self) -> None:
         from mlctl import lifecycle
@@ -110,8 +111,8 @@ class RunTrigger(BaseTrigger):
             await asyncio.to_thread(lifecycle.cancel, poller.backend, run, _CANCEL_SECONDS)
 
     async def _cancel_if_given_up(self) -> None:
-        """Before 3.3 a trigger is stopped where a user acts on its task as it is where the triggerer stops, and only what
-        Airflow holds of the task tells. Where it doesn't answer, the run goes on."""
+        """Before 3.3 a trigger is stopped where a user acts on its task as it is where the triggerer stops, and later as it is
+        where another triggerer took it: only what Airflow holds of the task tells. Where it doesn't answer, the run goes on."""
         from asgiref.sync import sync_to_async
 
         from . import identity
@@ -121,8 +122,10 @@ class RunTrigger(BaseTrigger):
             done, _ = await asyncio.wait([asked], timeout=_ASK_SECONDS)  # not cancelled: others share its connection
             if not done:
                 raise TimeoutError(f"no answer in {_ASK_SECONDS:g} s")
-            if asked.result():
-                await self._cancel()
+            if not asked.result():
+                self.log.info("%s goes on: its task still waits for it", self.url)
+                return
+            await self._cancel()
         except Exception as reason:
             self.log.error("%s may go on: its task's trigger was stopped, and then: %s", self.url, reason)
 
