@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from airflow_server import AIRFLOW, HERE
 
+from mlctl.runs import Stamp
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # Airflow's own, of what it moves, and still has
 
 
@@ -231,3 +233,24 @@ def test_provider() -> None:
     assert "mlctl" in found.hooks and found.hooks["mlctl"] is not None
     assert "mlctl" in dict(found.taskflow_decorators)
     assert "mlctl_airflow.operators.RunLink" in found.extra_links_class_names
+
+
+@pytest.mark.parametrize(
+    ("kept", "own"),
+    [
+        ({"retries": "2", "clear_number": "0", "began": "now"}, True),
+        ({"retries": "1", "clear_number": "0", "began": "now"}, True),  # an edit of the DAG
+        ({"retries": "2", "clear_number": "1", "began": "then"}, True),  # a clear of another task
+        ({"retries": "1", "clear_number": "1", "began": "then"}, False),  # a clear after an edit
+        ({"retries": "2", "clear_number": "0", "began": "then"}, False),  # of a DAG run that was deleted
+        ({"retries": "2", "clear_number": "0"}, True),  # of an earlier mlctl
+        ({}, True),
+    ],
+)
+def test_whose_an_ended_run_is(kept: dict[str, str], own: bool) -> None:
+    """By what is kept with it; under a key of the user's, where nothing is, whoever asks has it."""
+    from mlctl_airflow import identity
+
+    stamp = Stamp("key", "digest", values=kept)
+    assert identity.accepts({"retries": "2", "clear_number": "0", "began": "now"})(stamp) is own
+    assert identity.accepts({})(stamp)

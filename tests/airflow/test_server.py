@@ -197,3 +197,18 @@ def test_stalled_triggerer(server: Airflow, waiting: Any, probe: Probe) -> None:
     probe.go()
     assert run.finished() == "success"
     assert probe.starts() == [first] and run.xcom()["run"] == first
+
+
+@BOTH
+def test_dag_run_made_anew(server: Airflow, waiting: Any, probe: Probe, dag: str) -> None:
+    """A DAG run that was deleted and made anew under its old name, as a backfill's are, is a new run of its jobs."""
+    probe.go()
+    run = waiting(dag)
+    assert run.finished() == "success"
+    (first,) = probe.starts(1)
+    again = {"logical_date": None, "dag_run_id": run.run_id, "conf": server.ask("GET", run.path)["conf"]}
+    server.ask("DELETE", run.path)
+    server.ask("POST", f"/api/v2/dags/{run.dag}/dagRuns", again)
+    assert run.finished() == "success"
+    _, second = probe.starts(2)
+    assert first != second and run.xcom()["run"] == second

@@ -2,7 +2,8 @@
 
 `max_tries` stays over retries and over a `kill -9`, and a clear sets it anew: it is in the key. Two corners escape it (a
 DAG's `retries` edited before the clear; a clear in the very seconds in which worker and task die), so `retries` and the
-DAG run's `clear_number` are kept with the run: an ended run for which both differ from now is another clear's.
+DAG run's `clear_number` are kept with the run: an ended run for which both differ from now is another clear's. And
+when the DAG run began: one that was deleted may be made anew under its name.
 """
 
 from __future__ import annotations
@@ -32,12 +33,24 @@ def key_of(context: Context) -> str:
 def values_of(context: Context) -> dict[str, str]:
     """What is kept with the run."""
     run: Any = context["dag_run"]
-    return {"retries": str(context["task"].retries), "clear_number": str(getattr(run, "clear_number", 0) or 0)}
+    clears, began = getattr(run, "clear_number", 0) or 0, getattr(run, "start_date", None)
+    return {"retries": str(context["task"].retries), "clear_number": str(clears), "began": str(began or "")}
 
 
 def accepts(values: Mapping[str, str]) -> Callable[[Stamp], bool]:
-    """Whether an ended run with that stamp is this try's own: not where all of `values` differ."""
-    return lambda stamp: not stamp.values or any(stamp.values.get(name) == value for name, value in values.items())
+    """Whether an ended run with that stamp is this try's own: not of another clear, nor of a DAG run of that name that was
+    deleted, which began at another time. Without `values` any is."""
+
+    def own(stamp: Stamp) -> bool:
+        if not values:
+            return True
+
+        def same(name: str) -> bool:
+            return stamp.values.get(name) in (None, values.get(name))
+
+        return same("began") if same("clear_number") else same("retries")
+
+    return own
 
 
 def first_target(context: Context, key: str) -> str | None:

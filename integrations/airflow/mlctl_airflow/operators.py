@@ -179,7 +179,7 @@ class MlctlOperator(BaseOperator):
         file = self.config or given.get("config")
         near = Path(job.document.source) if isinstance(self.job, str) else folder / "job"
         known = config.load(near, jobs.at(folder, file) if file else None, self.profile or given.get("profile"), chosen)
-        values = identity.values_of(context)
+        values = {} if self.key else identity.values_of(context)  # whoever asks under that key, it is the same run
         execution = api.execution(
             job,
             key=key,
