@@ -36,7 +36,8 @@ STAGE = "mlctl-test/stage:1"
 
 class Proxy:
     """Passes everything on to the server, unless it is told to break: throttled, forbidden, lost_response, down, expired;
-    quiet: watches say nothing and don't end; denied: as by a webhook's policy, which ends the tests' own API server."""
+    quiet: watches say nothing and don't end; short: they end as they begin; denied: as by a webhook's policy, which ends the
+    tests' own API server."""
 
     def __init__(self, kubeconfig: Path) -> None:
         made = client.Configuration()
@@ -120,7 +121,7 @@ class Proxy:
         request.send_header("Transfer-Encoding", "chunked")
         request.end_headers()
         try:
-            for part in answer.stream():
+            for part in answer.stream() if self.fault != "short" else ():
                 while self.fault == "quiet":
                     time.sleep(0.1)
                 request.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))

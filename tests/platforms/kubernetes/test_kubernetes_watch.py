@@ -93,6 +93,20 @@ def test_watch_that_goes_quiet_is_broken_in_time(harness: KubernetesHarness, mon
 
 
 @pytest.mark.usefixtures("many")
+def test_watch_that_ends_as_it_begins_is_not_asked_for_again_and_again(harness: KubernetesHarness) -> None:
+    """As through a proxy that passes no streams on: each look is a list then, and nothing goes on between two."""
+    made = [execution(harness, command=["sleep", "5"]) for _ in range(2)]
+    runs = [one.start().run for one in made]
+    backend, asked = made[0].backend, harness.place.proxy.asked
+    with harness.inject("short"):
+        backend.status(runs)
+        asked.clear()
+        time.sleep(2)
+        assert len([path for _, path in asked if "watch=true" in path]) <= 3  # of Jobs, of pods, of warnings
+        until(lambda: {one.state for one in backend.status(runs).values()} == {State.SUCCEEDED})  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("many")
 def test_version_that_is_too_old_is_listed_anew(harness: KubernetesHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     if own := harness.place.cluster:  # whose server remembers all since it began
         own.stop("kube-apiserver")

@@ -2,7 +2,8 @@
 call at all.
 
 A watch lasts for LASTS seconds, by the server's clock and by ours: one that goes quiet is broken then, and its objects are
-listed anew. So is one whose version became too old, and one that nobody read for a while: its thread has ended.
+listed anew. So is one whose version became too old, one that ends as it begins, and one that nobody read for a while: its
+thread has ended.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LASTS = 60  # seconds of one watch
 SILENT = 15  # seconds more, after which a watch is held to be broken that should have ended
+SHORT = 1  # seconds that a watch lasts at least, or it is held to be none: somebody in between passes no streams on
 IDLE = 120  # seconds without a reader after which nobody is held to wait any more
 
 Thing = dict[str, Any]
@@ -55,13 +57,16 @@ class Mirror:
             return found
 
     def _follow(self, version: str) -> None:
-        """Takes changes in, watch after watch, until one breaks or nobody reads. The next reader lists."""
+        """Takes changes in, watch after watch, until one breaks or is too short, or nobody reads. The next reader lists."""
         try:
-            while time.monotonic() - self._read < IDLE:
+            lasted = float(SHORT)
+            while lasted >= SHORT and time.monotonic() - self._read < IDLE:
+                began = time.monotonic()
                 for how, thing in self._api.changes(*self._what, version, LASTS, LASTS + SILENT):
                     version = str(thing["metadata"]["resourceVersion"])
                     if how != "BOOKMARK":
                         self._take(how, _kept(thing))
+                lasted = time.monotonic() - began
         except Expired as reason:
             log.debug("%s: the version to watch from is too old, listing anew: %s", self._what, reason)
         except MlctlError as error:
