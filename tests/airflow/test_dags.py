@@ -254,3 +254,18 @@ def test_whose_an_ended_run_is(kept: dict[str, str], own: bool) -> None:
     stamp = Stamp("key", "digest", values=kept)
     assert identity.accepts({"retries": "2", "clear_number": "0", "began": "now"})(stamp) is own
     assert identity.accepts({})(stamp)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"on_worker_stop": "stop"}, "on_worker_stop: got 'stop', expected cancel or leave"),
+        ({"log_interval": 0}, "log_interval: got 0, expected seconds above 0, or None"),
+        ({"log_interval": -1.5}, "log_interval: got -1.5, expected seconds above 0, or None"),
+    ],
+)
+def test_arguments_that_no_task_has(given: dict[str, Any], said: str) -> None:
+    from mlctl_airflow.operators import MlctlTrainOperator
+
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        MlctlTrainOperator(task_id="t", job="job.yaml", **given)

@@ -95,6 +95,8 @@ class MlctlOperator(BaseOperator):
         super().__init__(**kwargs)
         if on_worker_stop not in ("cancel", "leave"):
             raise ValueError(f"on_worker_stop: got {on_worker_stop!r}, expected cancel or leave")
+        if log_interval is not None and not log_interval > 0:
+            raise ValueError(f"log_interval: got {log_interval!r}, expected seconds above 0, or None")
         # Airflow looks into a dict for templates, and ours has `${{...}}` of its own; a UserDict it leaves alone.
         self.job = UserDict(job) if isinstance(job, dict) else os.fspath(job) if isinstance(job, os.PathLike) else job
         self.target = target
