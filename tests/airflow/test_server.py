@@ -192,7 +192,8 @@ def test_stalled_triggerer(server: Airflow, waiting: Any, probe: Probe) -> None:
     until(lambda: len(re.findall("trigger .* starting", run.log())) > 1, "the other triggerer", PATIENCE, EVERY)
     for pid in stalled:
         os.kill(pid, signal.SIGCONT)
-    until(lambda: f"{first} goes on" in run.log(), "the first one to ask", PATIENCE, EVERY)
+    if AIRFLOW >= (3, 3):  # earlier ones have closed a trigger's log by then
+        until(lambda: f"{first} goes on" in run.log(), "the first one to ask", PATIENCE, EVERY)
     assert not probe.harness.status(first).state.terminal
     probe.go()
     assert run.finished() == "success"
