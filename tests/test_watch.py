@@ -145,7 +145,8 @@ def test_an_outage_of_one_run_is_waited_out() -> None:
     with pytest.raises(Unavailable, match="lives elsewhere"):
         until_done(backend, run())
     assert len(backend.asked) == 1
-    assert isinstance(answer_of(Poller(backend), run()).result(10), Unavailable)
+    told = answer_of(Poller(backend), run()).result(10)
+    assert isinstance(told, Unavailable) and str(told) == "lives elsewhere"
 
 
 @pytest.mark.parametrize("error", [RunNotFound("gone"), Unauthorized("no")])

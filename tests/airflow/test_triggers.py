@@ -155,8 +155,9 @@ def test_no_log_before_the_deadline(
 
     async def whole() -> dict[str, Any]:
         nonlocal set_back
-        waiting = asyncio.create_task(event(trigger(runs[0], deadline=now() + 1)))
-        await asyncio.sleep(0.5)  # it sleeps
+        one = trigger(runs[0], deadline=now() + 1)
+        waiting = asyncio.create_task(event(one))
+        await watched(one)
         set_back = 1.0
         return await waiting
 

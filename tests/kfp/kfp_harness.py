@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from behaviour import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = ROOT / "integrations/kfp/components"
 BIN = Path(sys.executable).parent
 sys.path.insert(0, str(ROOT / "tools/services"))  # base_image, docker_engine, system
-
-PATIENCE = 120.0  # seconds for what takes a moment on a quiet machine; a bound, never a pause
 
 TRAIN = """\
 kind: train

@@ -15,9 +15,8 @@ import system
 
 __all__ = ["Registry"]
 
-_PORTS = range(
-    5000, 5100
-)  # from the one that registries have; the system gives none of them to anybody who asks for any
+_PORTS = range(5000, 5100)
+"""From the one that registries have on; the system gives none of them to anybody who asks for any."""
 
 
 class Registry:

@@ -1,10 +1,14 @@
 """What Kubernetes and Kubeflow Pipelines share, as both run a job in a pod: settings, the image and the accelerator, and where
-the job's files, inputs and outputs are."""
+the job's files, inputs and outputs are; and a server's clock."""
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +19,7 @@ from mlctl.job import Job
 from mlctl.values import Allowed, flag, text, words
 
 __all__ = [
-    "METRICS", "NAME", "SETTINGS", "Layout", "Volume", "accelerator", "image", "local_facts", "metric_lines", "secret",
+    "METRICS", "NAME", "SETTINGS", "Clock", "Layout", "Volume", "accelerator", "image", "local_facts", "metric_lines", "secret",
     "volumes_of",
 ]  # fmt: skip
 
@@ -24,6 +28,22 @@ NAME = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
 
 METRICS = "mlctl.file "
 """How a line of the log begins that has a line of the metrics file: the launch scripts say them on the log's end."""
+
+
+class Clock:
+    """A server's, as far as its last answer told it: this machine's may be another."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def hear(self, headers: Mapping[str, str]) -> None:
+        """Those of an answer that came just now; without a date they change nothing."""
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            self._ahead = parsedate_to_datetime(headers["Date"]).timestamp() - time.time()
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(time.time() + self._ahead, timezone.utc)
+
 
 _IMAGE = "python:{python}-slim"
 _PYTHON = "3.12"

@@ -263,7 +263,7 @@ class KFP(Base):
             return status
         whole = self._whole(found)
         text = logs.whole(self._service, whole)
-        if text is None and states.untold(whole, self._service.now()):
+        if text is None and states.untold(whole, self._service.clock.now()):
             raise Unavailable(f"{run}: it failed, and KFP has not told of its task yet; ask again")
         return states.failure(status, whole, text)
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote
 
 from mlctl import __version__
 from mlctl.backend import Settings
+from mlctl.backends._pods import Clock
 from mlctl.errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, one_line
 
 __all__ = ["Conflict", "Missing", "Service"]
@@ -45,7 +43,7 @@ class Service:
         self.host = str(settings.values["host"]).rstrip("/")
         self._lock = threading.Lock()
         self._made: Any = None
-        self._ahead = 0.0
+        self.clock = Clock()
 
     def _client(self) -> Any:
         """The client, made once, and anew after a token was refused."""
@@ -71,10 +69,6 @@ class Service:
         client = api.ApiClient(configuration)
         client.user_agent = f"mlctl/{__version__}"
         return client
-
-    def now(self) -> datetime:
-        """The server's clock, as far as its last answer told it."""
-        return datetime.fromtimestamp(time.time() + self._ahead, timezone.utc)
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> dict[str, Any]:
         """One call of the API below /apis/v2beta1, its answer as it came.
@@ -118,8 +112,7 @@ class Service:
                         _return_http_data_only=True, _preload_content=False, _request_timeout=_TIMEOUT,
                     )  # fmt: skip
                     status = answer.status
-                    with contextlib.suppress(KeyError, TypeError, ValueError):
-                        self._ahead = parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time()
+                    self.clock.hear(answer.headers)
                     if log and status < 300:
                         return answer
                     content = answer.data

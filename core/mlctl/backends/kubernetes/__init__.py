@@ -179,7 +179,7 @@ class Kubernetes(Base):
             except ValueError:
                 text = "a Job of that name is there that mlctl did not start; choose another key"
                 raise InvalidConfig(f"{run}: {text}") from None
-            status = states.status_of(job, pods.get(run.name, []), (), self._api.now())
+            status = states.status_of(job, pods.get(run.name, []), (), self._api.clock.now())
             found.append(Found(run, number, stamp, status))
         return sorted(found, key=lambda one: one.number)
 
@@ -255,7 +255,7 @@ class Kubernetes(Base):
         namespace = self._place(run)
         for _ in range(5):
             job, pods = self._get(run)
-            now = self._api.now()
+            now = self._api.clock.now()
             if states.status_of(job, pods, (), now).state.terminal:
                 return None
             why = states.ended(job)

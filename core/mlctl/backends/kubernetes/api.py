@@ -9,14 +9,13 @@ import os
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlencode, urlsplit
 
 from mlctl import __version__
 from mlctl.backend import Settings
+from mlctl.backends._pods import Clock
 from mlctl.errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, one_line
 
 __all__ = ["Api", "Conflict", "Expired", "Missing"]
@@ -46,7 +45,7 @@ class Api:
         self.settings = settings
         self._lock = threading.Lock()
         self._made: tuple[Any, Any, str] | None = None
-        self._ahead = 0.0
+        self.clock = Clock()
 
     def _client(self) -> tuple[Any, Any, str]:
         """The SDK's configuration, its connections, and the namespace: made once, and anew after credentials were refused.
@@ -96,10 +95,6 @@ class Api:
         where = urlsplit(str(self._client()[0].host))
         return str(self.settings.values.get("cluster") or f"{where.netloc}{where.path}".rstrip("/"))
 
-    def now(self) -> datetime:
-        """The server's clock, as far as its last answer told it."""
-        return datetime.fromtimestamp(datetime.now(timezone.utc).timestamp() + self._ahead, timezone.utc)
-
     def call(
         self, method: str, path: str, body: Any = None, patch: str = "", **query: Any
     ) -> dict[str, Any]:  # fmt: skip
@@ -143,9 +138,7 @@ class Api:
                 )  # fmt: skip
                 if silent and not 200 <= answer.status < 300:
                     answer.read(cache_content=True)
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                there = parsedate_to_datetime(answer.headers["Date"]).timestamp()
-                self._ahead = there - datetime.now(timezone.utc).timestamp()
+            self.clock.hear(answer.headers)
             if answer.status == 401 and not last:
                 with self._lock:  # a token that was renewed, in a file or by a plugin
                     self._made = None

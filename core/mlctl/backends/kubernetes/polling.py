@@ -83,7 +83,7 @@ class Polling:
         events: list[dict[str, Any]] = []
         if any(run.name in jobs and states.silent(jobs[run.name], pods.get(run.name, [])) for run in runs):
             events = things("events", fields="type=Warning")
-        now = self._api.now()
+        now = self._api.clock.now()
         answer: dict[Run, Judged] = {}
         for run in runs:
             if run.name not in jobs:

@@ -23,7 +23,7 @@ def removed(
     for job in jobs:
         name, kept = job["metadata"]["name"], request.record(job)
         try:
-            finished = states.status_of(job, pods.get(name, []), (), api.now()).finished
+            finished = states.status_of(job, pods.get(name, []), (), api.clock.now()).finished
         except MlctlError:  # in a state that isn't known is not ended
             finished = None
         old = finished and finished.timestamp() < before

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from . import folder
@@ -23,9 +24,9 @@ def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
                 yield from _remove(stem, f"half removed: {stem.name}", dry)
             continue
         attempts, drafts = _inside(stem)
-        if _over(stem, attempts, drafts, before):
-            still = lambda stem=stem: _over(stem, *_inside(stem), before)  # noqa: E731
-            removed = _remove_alone(stem, f"run {stem.name}, {len(attempts)} attempts", dry, stem, still)
+        if _over(stem, before):
+            what = f"run {stem.name}, {len(attempts)} attempts"
+            removed = _remove_alone(stem, what, dry, stem, partial(_over, stem, before))
             yield from removed
             if removed:
                 continue
@@ -41,8 +42,8 @@ def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
             yield from _remove(package, f"package {package.name}", dry)
     for env in _listed(home / "envs"):
         if env.is_dir() and env.name not in used and _unused(env, before):
-            still = lambda env=env: _unused(env, before)  # noqa: E731
-            yield from _remove_alone(env, f"environment {env.name}", dry, env.with_suffix(".lock"), still)
+            lock, still = env.with_suffix(".lock"), partial(_unused, env, before)
+            yield from _remove_alone(env, f"environment {env.name}", dry, lock, still)
 
 
 def _listed(path: Path) -> list[Path]:
@@ -66,8 +67,9 @@ def _old(path: Path, before: float) -> bool:
         return False
 
 
-def _over(stem: Path, attempts: list[Path], drafts: list[Path], before: float) -> bool:
+def _over(stem: Path, before: float) -> bool:
     """True where every attempt ended before that time, and nobody is making another."""
+    attempts, drafts = _inside(stem)
     if any(folder.held(draft / "lock") for draft in drafts):
         return False
     try:
