@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kfp_harness import PREDICT, PREDICT_SCRIPT, SCRIPT, TRAIN, Steps, containers, keep_containers
+from kfp_containers import containers, keep_containers
+from kfp_harness import PREDICT, PREDICT_SCRIPT, SCRIPT, TRAIN, Steps
 
 import engines
 

@@ -1,5 +1,4 @@
-"""A step of a component as a process: compiled, loaded and resolved by KFP itself; and what kfp.local needs to run it in
-a container."""
+"""A step of a component as a process: compiled, loaded and resolved by KFP itself."""
 
 from __future__ import annotations
 
@@ -7,19 +6,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kfp_containers import BIN, ROOT
+
 from behaviour import PATIENCE
 
-ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = ROOT / "integrations/kfp/components"
-BIN = Path(sys.executable).parent
-sys.path.insert(0, str(ROOT / "tools/services"))  # base_image, docker_engine, system
 
 TRAIN = """\
 kind: train
@@ -81,32 +78,6 @@ def until(true: Callable[[], Any], seconds: float = PATIENCE) -> None:
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
-
-
-def containers(folder: str, shared: list[str], env: Mapping[str, str], **options: Any) -> Any:
-    """kfp.local's runner of containers. This machine's own programs, read only, are in an empty image's place; a step
-    works in `folder`, and may write there and to what is `shared`."""
-    import docker_engine
-    from docker.types import Mount
-    from kfp import local
-
-    mounts = [*docker_engine.programs(), *(Mount(path, path, "bind") for path in shared)]
-    env = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": "/tmp", **env}
-    return local.DockerRunner(mounts=mounts, environment=env, working_dir=folder, network_mode="none", **options)
-
-
-def keep_containers() -> Callable[[], None]:
-    """Docker keeps ended containers, until the engine ends. kfp.local lets it remove them, asks for the exit code only
-    then, and takes a container that is gone for a success. Returns what undoes it."""
-    from docker.models.containers import ContainerCollection
-
-    create = ContainerCollection.create
-
-    def kept(self: Any, *args: Any, **options: Any) -> Any:
-        return create(self, *args, **{**options, "auto_remove": False})
-
-    ContainerCollection.create = kept
-    return lambda: setattr(ContainerCollection, "create", create)
 
 
 @dataclass

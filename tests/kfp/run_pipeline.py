@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl, local
 from kfp.local import docker_task_handler, status
-from kfp_harness import containers, keep_containers
+from kfp_containers import containers, keep_containers
 
 import mlctl_kfp
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import base_image
 import pytest
 from kfp import components, dsl, local
-from kfp_harness import BIN, ROOT, keep_containers
+from kfp_containers import BIN, ROOT, keep_containers
 
 IMAGE = "project:1"
 

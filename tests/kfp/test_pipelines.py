@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from kfp import compiler, components, dsl
-from kfp_harness import BIN, COMPONENTS, ROOT, Steps, starts, until
+from kfp_containers import BIN, ROOT
+from kfp_harness import COMPONENTS, Steps, starts, until
 
 import mlctl_kfp
 from mlctl.job import KINDS
