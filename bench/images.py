@@ -26,6 +26,8 @@ from pathlib import Path
 from measure import ROOT, Sample, about, keep, report, scratch, show, take_turns
 
 sys.path.insert(0, str(ROOT / "tests/images"))
+sys.path.insert(0, str(ROOT / "tools/services"))
+import buildkit
 import index
 import services
 
@@ -111,11 +113,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    with scratch() as folder, services.engine() as variables:
+    with scratch() as folder, services.engine(buildkit.docker()) as variables:
         packages = index.Index()
         threading.Thread(target=packages.serve_forever, daemon=True).start()
         os.environ.update(variables, DOCKER_BUILDKIT="1", MLCTL_HOME=str(folder / "home"), INDEX=packages.url)
-        services.base_image("base:1")
+        services.base("base:1")
         one, other = project(folder / "mlctl"), project(folder / "hand")
         by_hand = ["docker", "build", "--network=host", "--platform=linux/amd64", "--secret=id=index,env=INDEX"]
 

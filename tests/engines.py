@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools/services"))  # docker_engine, system
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools/services"))  # buildkit, docker_engine, system
 
 
 def needed(*programs: str) -> None:
@@ -25,6 +25,18 @@ def needed(*programs: str) -> None:
         pytest.skip(str(reason))
     if os.getuid() != 0:
         pytest.skip("dockerd needs root")
+
+
+def builder() -> Path:
+    """A `docker` that builds; skips where this machine has none, or no engine for it."""
+    import buildkit
+    import system
+
+    needed("busybox")
+    try:
+        return buildkit.docker()
+    except system.Missing as reason:
+        pytest.skip(str(reason))
 
 
 @contextlib.contextmanager

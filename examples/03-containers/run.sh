@@ -9,6 +9,7 @@ case ${1:-docker} in
     *) profile=${1:-docker}; [ $# = 0 ] || shift ;;
 esac
 python "$services" up "$profile"
+unset CLUSTER_DOCKER_HOST # another cluster's, perhaps
 eval "$(python "$services" env "$profile")"
 export MLCTL_CONFIG="$here/mlctl.yaml" MLCTL_PROFILE="$profile"
 if [ "$profile" = kubernetes ]; then
@@ -22,7 +23,8 @@ fi
 python "$services/base_image.py" mlctl-example
 if [ "$profile" = kubernetes ]; then # a pod should not have to install anything
     image=mlctl-example-jobs:1
-    mlctl image build "$here/../01-local/jobs/train.yaml" --without-code --tag "$image"
+    builds=$(python "$services/buildkit.py")
+    PATH="$builds:$PATH" mlctl image build "$here/../01-local/jobs/train.yaml" --without-code --tag "$image"
     kind=$(sed -n 's/^current-context: *"\{0,1\}kind-\([^"]*\)"\{0,1\}$/\1/p' "$KUBECONFIG")
     [ -z "$kind" ] || kind load docker-image "$image" --name "$kind"
 fi

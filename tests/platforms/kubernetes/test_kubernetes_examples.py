@@ -17,8 +17,6 @@ from kubernetes_harness import Place
 import example_jobs
 import standins
 
-BUILDS = Path("/usr/bin")  # where Debian's `docker` is, which has BuildKit
-
 
 class Examples:
     """A copy of them, with the volume of the test's cluster."""
@@ -31,10 +29,7 @@ class Examples:
         whole = yaml.safe_load(config.read_text())
         whole["targets"]["cluster"]["volumes"] = {"data": {"host": str(place.volume)}}
         config.write_text(yaml.safe_dump(whole))
-        (at / "bin").mkdir()
-        if (BUILDS / "docker").exists():
-            (at / "bin/docker").symlink_to(BUILDS / "docker")
-        programs = (at / "bin", Path(sys.executable).parent, standins.ROOT / ".venv/bin")  # the last has uv
+        programs = (Path(sys.executable).parent, standins.ROOT / ".venv/bin")  # the last has uv
         engine = {"DOCKER_HOST": place.cluster.engine.address} if place.cluster else {}  # the node's
         self.env = {
             **os.environ,
