@@ -6,12 +6,15 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -229,6 +232,109 @@ def test_container_removed_by_hand(harness: DockerHarness) -> None:
     harness.client.containers.get(run.name).remove(force=True)
     with pytest.raises(RunNotFound, match="removed"):
         watch.until_done(made, run, PATIENCE)
+
+
+@contextlib.contextmanager
+def _unremovable(container: Any) -> Iterator[None]:
+    """Meanwhile the engine can't remove its files, and what tries leaves it dead."""
+    upper = container.attrs["GraphDriver"]["Data"]["UpperDir"]
+    if not shutil.which("chattr") or subprocess.run(["chattr", "+i", upper], check=False).returncode:
+        pytest.skip(f"the disk of {upper} has no files that can't be removed")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", upper], check=True)
+
+
+@pytest.mark.parametrize("shell", ["touch /here", "touch /here; echo up; sleep 600"])
+def test_container_removed_half_way(harness: DockerHarness, shell: str) -> None:
+    """It never runs again, and how it ended can't be read any more: that is told, with what to do, and the next attempt may
+    begin. Whoever removes it may succeed later, gc for one."""
+    made = harness.make()
+    work = execution(made, "half", command={"shell": shell})
+    run = work.start().run
+    if "up" in shell:
+        until(lambda: "up" in log(made, run))
+    else:
+        assert ended(made, run).state is State.SUCCEEDED
+    container = harness.client.containers.get(run.name)
+    with _unremovable(container):
+        with pytest.raises(docker.errors.APIError, match="failed to remove root filesystem"):
+            container.remove(force=True, v=True)
+        (found,) = made.find(work.key)
+        status = ended(made, run)
+        assert found.status == status
+        assert (status.state, status.reason, status.exit_code) == (State.FAILED, Reason.INFRA, None)
+        assert status.message == (
+            "its container is dead: the engine could remove but half of it, and how the job ended is lost with that; "
+            f"docker rm -f {run.name}"
+        )
+        made.cancel(run)
+        for ask in (made.logs, made.result):
+            with pytest.raises(RunNotFound, match=r"is dead: .* its log and its metrics are lost"):
+                ask(run)
+        other = started(made, key="whole")
+        ended(made, other)
+        lines = []
+        with pytest.raises(Unavailable, match=r"the engine failed: .* failed to remove root filesystem"):
+            for line in made.prune(_later(), False):
+                lines.append(line)
+        assert lines == [f"run {other.name.rpartition('-')[0]}, 1 attempts"]
+        work.again = True
+        following = work.start()
+        assert (following.made, following.run.attempt) == (True, 1)
+        made.cancel(following.run)
+        ended(made, following.run)
+    assert list(made.prune(_later(), False)) == [f"run {run.name.rpartition('-')[0]}, 2 attempts"]
+    assert not harness.client.containers.list(all=True)
+
+
+def test_draft_removed_half_way(harness: DockerHarness) -> None:
+    """As by who was interrupted before the claim: gc removes it once the engine can."""
+    _killed(harness, "rename", secrets=["PATH"])
+    (draft,) = harness.client.containers.list(all=True)
+    made = harness.make()
+    with _unremovable(draft):
+        with pytest.raises(docker.errors.APIError):
+            draft.remove(v=True)
+        with pytest.raises(Unavailable, match="failed to remove root filesystem"):
+            list(made.prune(_later(), False))
+    assert list(made.prune(_later(), False)) == [f"half made: {draft.name}"]
+    assert not harness.client.containers.list(all=True)
+
+
+def test_installing_container_removed_half_way(harness: DockerHarness) -> None:
+    """What is left of the one that installs requirements is removed by who needs them next, or they are told why not."""
+    harness.values["network"] = "host"
+    with socket.create_server(("127.0.0.1", 0)) as index, ThreadPoolExecutor() as pool:  # which never answers
+        lines = [f"--index-url http://127.0.0.1:{index.getsockname()[1]}/simple", "six==1.17.0"]
+        ask = lambda: pool.submit(started, harness.make(), requirements=lines)  # noqa: E731
+        builders = lambda: harness.client.containers.list(filters={"label": "mlctl.env"})  # noqa: E731
+        work = ask()
+        (builder,) = until(builders)
+        with _unremovable(builder):
+            with pytest.raises(docker.errors.APIError):
+                builder.remove(force=True, v=True)
+            with pytest.raises(Unavailable, match=r"the engine failed: .* failed to remove root filesystem"):
+                work.result(60)
+        work = ask()
+        (another,) = until(builders)
+        assert another.id != builder.id
+        another.kill()
+        with pytest.raises(Unavailable, match="was ended from outside"):
+            work.result(60)
+    assert not harness.client.containers.list(all=True)
+
+
+def test_container_that_is_being_removed_has_not_ended_yet() -> None:
+    """By the engine's published record of one: to hold it in that state takes an engine that hangs."""
+    record = {"Name": "/run", "State": {"Status": "removing", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 0}}
+    assert not docker_states.ended(record)
+    status = docker_states.status_of(record, ())
+    assert (status.state, status.message) == (
+        State.STOPPING,
+        "its container is being removed; where that never ends, restart the engine",
+    )
 
 
 def test_paused_container_can_be_cancelled(harness: DockerHarness) -> None:

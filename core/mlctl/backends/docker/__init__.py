@@ -155,6 +155,13 @@ class Docker(Base):
             raise RunNotFound(f"{run}: the container of that name is none of mlctl's")
         return record
 
+    def _whole(self, run: Run) -> dict[str, Any]:
+        """The same, of a container that can be looked into."""
+        record = self._record(run)
+        if record["State"]["Status"] == "dead":
+            raise RunNotFound(f"{run}: {states.HALF_REMOVED}; its log and its metrics are lost with that")
+        return record
+
     def _look(self, run: Run, closely: bool = False) -> Status:
         """The status that a container's record tells and, where that isn't enough, the marks in it. To read those is dear: whether
         a container that runs was asked to stop is looked for only `closely`, and of a success only that it was noted."""
@@ -167,7 +174,7 @@ class Docker(Base):
         elif closely and record["State"]["Status"] in states.LIVE:
             marks = self._marks(run, record)
             record = self._record(run)  # it may have ended since
-        if record["State"]["Status"] not in states.OVER:
+        if record["State"]["Status"] != "exited":
             return states.status_of(record, marks, now)
         noted = self._marked(record, entry.SUCCESS) if record["State"].get("ExitCode") == 0 else ()
         return states.status_of(record, noted or self._marks(run, record))
@@ -303,12 +310,12 @@ class Docker(Base):
 
     def logs(self, run: Run, since: str = "") -> Logs:
         """From the engine; see logs.py for the cursor."""
-        record = self._record(run)
+        record = self._whole(run)
         return logs.read(self._engine, record["Id"], since, states.ended(record))
 
     def result(self, run: Run) -> Result:
         """The addresses that the container's label has; the metrics file in it."""
-        record = self._record(run)
+        record = self._whole(run)
         outputs = json.loads(record["Config"]["Labels"][request.LABEL_OUTPUTS])
         text = b"".join(self._engine.files(record["Id"], entry.METRICS).values()).decode("utf-8", "replace")
         return Result(outputs, contract.metrics(text.splitlines()))

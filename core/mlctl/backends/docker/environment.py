@@ -120,6 +120,8 @@ def _finish(engine: Engine, record: Mapping[str, Any], tag: str, user: str, dead
         _start(engine, builder)
     elif not states.ended(record):
         engine.until_ended(builder, max(0.1, min(10.0, deadline - time.monotonic())))
+    elif state["Status"] == "dead":  # its removal failed half-way, and may be done by now
+        engine.remove(builder)
     elif state["ExitCode"] == 0 and not state.get("Error"):
         engine.commit(builder, REPOSITORY, tag, user)
         engine.remove(builder)

@@ -15,13 +15,14 @@ from .engine import Engine, Missing, Refused, Taken
 __all__ = ["prune"]
 
 _ERASE_SECONDS = 300.0
+_HALF_REMOVED = ("removing", "dead")  # a list says the one where a look says the other
 
 
 def prune(engine: Engine, root: str, before: float, dry: bool) -> Iterator[str]:
     """Yields a line for each thing that is over since `before` (seconds since 1970); removes it unless `dry`.
 
     A run's files go first, so that who is killed on the way leaves a container that the next call finds. Where they can't be
-    removed, the run stays, the others go, and the error is raised at the end.
+    removed, or the engine can't remove a container, that stays, the others go, and the error is raised at the end.
     """
     trouble: MlctlError | None = None
     stems: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -29,9 +30,15 @@ def prune(engine: Engine, root: str, before: float, dry: bool) -> Iterator[str]:
         stem, name = line["Labels"][request.LABEL_STEM], line["Names"][0].lstrip("/")
         if "." not in name:
             stems[stem].append(line)
-        elif line["Created"] < before and line["State"] == "created":
-            if not dry:
-                engine.remove(line["Id"])
+        elif line["Created"] < before and line["State"] in ("created", *_HALF_REMOVED):
+            try:
+                if not dry:
+                    engine.remove(line["Id"])
+            except Taken:  # another gc is at it
+                continue
+            except MlctlError as error:
+                trouble = trouble or error
+                continue
             yield f"half made: {name}"
     for stem, lines in stems.items():
         try:
@@ -44,11 +51,11 @@ def prune(engine: Engine, root: str, before: float, dry: bool) -> Iterator[str]:
             try:
                 if any(states.seconds(record["State"].get("StartedAt", "")) for record in records):
                     _erase(engine, root, stem, records[-1]["Image"])
+                for record in records:
+                    engine.remove(record["Id"])
             except MlctlError as error:
                 trouble = trouble or error
                 continue
-            for record in records:
-                engine.remove(record["Id"])
         yield f"run {stem}, {len(records)} attempts"
     for line in engine.unused_volumes(request.LABEL_STEM):
         if states.seconds(line["CreatedAt"]) < before:

@@ -13,11 +13,12 @@ from mlctl.runs import Reason, State, Status
 from . import entry
 from .request import LABEL_DEADLINE
 
-__all__ = ["LIVE", "OVER", "ended", "of_line", "refusal", "seconds", "status_of", "time_of"]
+__all__ = ["HALF_REMOVED", "LIVE", "ended", "of_line", "refusal", "seconds", "status_of", "time_of"]
 
 LIVE = ("running", "paused", "restarting")
-OVER = ("exited", "dead")
-_KNOWN = (*LIVE, *OVER, "created", "removing")
+_OVER = ("exited", "dead")
+_KNOWN = (*LIVE, *_OVER, "created", "removing")
+HALF_REMOVED = "its container is dead: the engine could remove but half of it"
 _SIGNALS = {
     129: "SIGHUP",
     130: "SIGINT",
@@ -32,7 +33,7 @@ _SIGNALS = {
 def ended(record: Mapping[str, Any]) -> bool:
     """True where nothing runs any more, or could not be started."""
     state = record["State"]
-    return state["Status"] in OVER or (state["Status"] == "created" and bool(state.get("Error")))
+    return state["Status"] in _OVER or (state["Status"] == "created" and bool(state.get("Error")))
 
 
 def seconds(text: str) -> float:
@@ -62,8 +63,15 @@ def status_of(record: Mapping[str, Any], marks: Collection[str], now: float = 0.
             f"the engine says '{native}' of {record['Name']}, which mlctl doesn't know; say so to its makers"
         )
     started, finished = time_of(state.get("StartedAt", "")), time_of(state.get("FinishedAt", ""))
-    if native in LIVE or native == "removing":
-        if "cancel" in marks or "timeout" in marks or "stopped" in marks or native == "removing":
+    if native == "dead":  # the engine starts it no more, and lets nobody look into it
+        mend = f"docker rm -f {record['Name'].lstrip('/')}"
+        text = f"{HALF_REMOVED}, and how the job ended is lost with that; {mend}"
+        return Status(State.FAILED, Reason.INFRA, text, None, started, finished)
+    if native == "removing":
+        text = "its container is being removed; where that never ends, restart the engine"
+        return Status(State.STOPPING, message=text, started=started)
+    if native in LIVE:
+        if "cancel" in marks or "timeout" in marks or "stopped" in marks:
             return Status(State.STOPPING, message="asked to stop", started=started)
         return Status(State.RUNNING, message="" if native == "running" else native, started=started)
     if native == "created":
