@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -312,32 +314,41 @@ def test_queue_or_a_word_that_the_server_has_none(place: Place, tmp_path: Path) 
     assert ended(made.backend, run).state is State.CANCELLED
 
 
-def test_role_is_enough_and_doctor_says_so(place: Place, tmp_path: Path) -> None:
+def _account(place: Place, tmp_path: Path, namespace: str, role: dict[str, Any]) -> tuple[KubernetesHarness, str]:
+    """A target of an account that may do nothing yet, and its name, which is the role's too."""
     name = f"mlctl-{time.time_ns()}"
-    role = yaml.safe_load(ROLE.read_text())
-    rbac = RbacAuthorizationV1Api(place.client)
     role["metadata"]["name"] = name
-    rbac.create_namespaced_role(NAMESPACE, role)
-    place.core.create_namespaced_service_account(NAMESPACE, {"metadata": {"name": name}})
+    RbacAuthorizationV1Api(place.client).create_namespaced_role(namespace, role)
+    place.core.create_namespaced_service_account(namespace, {"metadata": {"name": name}})
     token = place.core.create_namespaced_service_account_token(
-        name, NAMESPACE, {"spec": {"expirationSeconds": 3600}}
+        name, namespace, {"spec": {"expirationSeconds": 3600}}
     ).status.token
-    harness = with_target(place, tmp_path)
+    harness = with_target(place, tmp_path, namespace=namespace)
     path = Path(harness.values["kubeconfig"])
     config = json.loads(path.read_text())
     config["users"][0]["user"]["token"] = token
     path.write_text(json.dumps(config))
+    return harness, name
+
+
+def _bind(place: Place, namespace: str, name: str) -> None:
+    """Gives the account of that name the role of that name."""
+    binding = {
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+    }
+    RbacAuthorizationV1Api(place.client).create_namespaced_role_binding(namespace, binding)
+
+
+def test_role_is_enough_and_doctor_says_so(place: Place, tmp_path: Path) -> None:
+    harness, name = _account(place, tmp_path, NAMESPACE, yaml.safe_load(ROLE.read_text()))
     refused = list(harness.make().check())
     assert [one.what for one in refused if one.ok] == ["cluster"]
     assert all(one.mend for one in refused if not one.ok)
     with pytest.raises(Unauthorized, match=r"docs/kubernetes\.md has the Role"):
         execution(harness).start()
-    binding = {
-        "metadata": {"name": name},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
-        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
-    }
-    rbac.create_namespaced_role_binding(NAMESPACE, binding)
+    _bind(place, NAMESPACE, name)
     (tmp_path / "data.txt").write_text("1")
     made = execution(harness, command={"shell": "echo up; sleep 600"}, inputs={"data": str(tmp_path / "data.txt")})
     run = made.start().run
@@ -348,6 +359,37 @@ def test_role_is_enough_and_doctor_says_so(place: Place, tmp_path: Path) -> None
     made.backend.result(run)
     list(made.backend.prune(time.time() - 3600, dry=False))
     assert {one.what for one in made.backend.check() if not one.ok} <= {"version"}
+
+
+def test_status_is_told_without_the_right_to_list_events(place: Place, tmp_path: Path) -> None:
+    """Only why it waits isn't; and one that waits for too long is ended all the same."""
+    namespace = f"blind-{time.time_ns()}"
+    place.core.create_namespace({"metadata": {"name": namespace}})
+    place.core.create_namespaced_resource_quota(
+        namespace, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    )
+    until(lambda: place.core.read_namespaced_resource_quota("none", namespace).status.hard)
+    role = yaml.safe_load(ROLE.read_text())
+    role["rules"] = [rule for rule in role["rules"] if "events" not in rule["resources"]]
+    harness, name = _account(place, tmp_path, namespace, role)
+    _bind(place, namespace, name)
+    try:
+        made = execution(harness, queue_timeout="30s")
+        run = made.start().run
+        text = "why it waits can't be seen: the right to list events is lacking; docs/kubernetes.md has the Role that is needed"
+        many = [run, *(dataclasses.replace(run, name=f"none-{number}") for number in range(100))]  # which a watch tells
+        for runs in ([run], many):
+            status = made.backend.status(runs)[run]
+            assert isinstance(status, Status), status
+            assert (status.state, status.message) == (State.QUEUED, text)
+        findings = {one.what: one for one in made.backend.check() if not one.ok}
+        assert findings.keys() - {"version"} == {"events"}
+        assert "no right to list, watch" in findings["events"].text
+        status = ended(made.backend, run)
+        assert (status.state, status.reason) == (State.FAILED, Reason.NO_CAPACITY)
+        assert status.message.endswith(f" s: {text}")
+    finally:
+        place.core.delete_namespace(namespace)
 
 
 def test_what_a_run_needs_goes_with_its_job(harness: KubernetesHarness, tmp_path: Path) -> None:

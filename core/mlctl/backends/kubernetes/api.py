@@ -18,7 +18,7 @@ from mlctl.backend import Settings
 from mlctl.backends._pods import Clock
 from mlctl.errors import InvalidConfig, MlctlError, Unauthorized, Unavailable, one_line
 
-__all__ = ["Api", "Conflict", "Expired", "Missing"]
+__all__ = ["Api", "Conflict", "Expired", "Forbidden", "Missing"]
 
 PAGE = 500  # objects in an answer to a list
 Keep = Callable[[dict[str, Any]], dict[str, Any]]
@@ -36,6 +36,10 @@ class Conflict(MlctlError):
 
 class Expired(MlctlError):
     """The version to go on from is too old. Always caught."""
+
+
+class Forbidden(Unauthorized):
+    """The credentials are known, and lack a right."""
 
 
 class Api:
@@ -177,7 +181,7 @@ class Api:
             raise InvalidConfig(f"{self._at()}.namespace: {text}; {mend}")
         denied = re.search("denied (the )?request", text)  # a policy's word, which comes as 400 and 422 as well
         if status == 403 and not denied:
-            raise Unauthorized(f"{self._at()}: {text}; docs/kubernetes.md has the Role that is needed")
+            raise Forbidden(f"{self._at()}: {text}; docs/kubernetes.md has the Role that is needed")
         if status == 404:
             raise Missing(text)
         if status == 409:

@@ -14,7 +14,7 @@ from mlctl.errors import MlctlError, RunNotFound
 from mlctl.runs import Run, State, Status
 
 from . import states
-from .api import Api
+from .api import Api, Forbidden
 from .mirror import Mirror
 from .request import ALL, DOMAIN
 
@@ -80,9 +80,12 @@ class Polling:
         """`things` gives Jobs, pods and, where they are needed, warnings."""
         jobs = {job["metadata"]["name"]: job for job in things("jobs")}
         pods = _by_run(things("pods"))
-        events: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] | None = []
         if any(run.name in jobs and states.silent(jobs[run.name], pods.get(run.name, [])) for run in runs):
-            events = things("events", fields="type=Warning")
+            try:
+                events = things("events", fields="type=Warning")
+            except Forbidden:  # they explain a status, and make none
+                events = None
         now = self._api.clock.now()
         answer: dict[Run, Judged] = {}
         for run in runs:

@@ -113,9 +113,9 @@ def live(
 
 
 def status_of(
-    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Iterable[Mapping[str, Any]], now: datetime
+    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Iterable[Mapping[str, Any]] | None, now: datetime
 ) -> Status:
-    """The status of a Job with these pods; `events` are warnings, `now` the server's clock.
+    """The status of a Job with these pods; `events` are warnings, None where they may not be listed, `now` the server's clock.
 
     Raises MlctlError for a state that is unknown here.
     """
@@ -151,7 +151,7 @@ def _ended(why: tuple[Reason, str, datetime], began: datetime | None, finished: 
 def _alive(
     job: Mapping[str, Any],
     pods: Sequence[Mapping[str, Any]],
-    events: Iterable[Mapping[str, Any]],
+    events: Iterable[Mapping[str, Any]] | None,
     began: datetime | None,
 ) -> Status:
     """Running once every node's container has started."""
@@ -349,8 +349,10 @@ def _condition(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return next((each for each in conditions if each.get("type") == kind), {})
 
 
-def _event(of: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
+def _event(of: Mapping[str, Any], events: Iterable[Mapping[str, Any]] | None) -> str:
     """The latest warning about an object."""
+    if events is None:
+        return "why it waits can't be seen: the right to list events is lacking; docs/kubernetes.md has the Role that is needed"
     own = [each for each in events if each.get("involvedObject", {}).get("uid") == of["metadata"].get("uid")]
     if not own:
         return ""
