@@ -233,11 +233,7 @@ class Docker(Base):
             with contextlib.suppress(MlctlError):
                 self._engine.remove(draft)
             raise
-        try:
-            self._engine.start(draft)
-        except MlctlError:
-            if not states.ended(self._record(run)):
-                raise
+        self._engine.start(draft)
         return run
 
     def _check_free(self, run: Run) -> None:

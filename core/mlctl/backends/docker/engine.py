@@ -152,8 +152,13 @@ class Engine:
             api.rename(container, name)
 
     def start(self, container: str) -> None:
-        with self._asked() as api:
-            api.start(container)
+        """Where the engine can't, the container's record says why, which is told by who looks at it; raises anything else."""
+        try:
+            with self._asked() as api:
+                api.start(container)
+        except MlctlError:
+            if not states.ended(self.inspect(container)):
+                raise
 
     def kill(self, container: str, signal: str) -> None:
         """Sends a signal to the first process; a no-op where there is none any more."""

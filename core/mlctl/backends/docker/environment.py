@@ -101,23 +101,14 @@ def _begin(engine: Engine, asked: Mapping[str, Any], image: str, builder: str, t
         container = engine.create(body, builder)
     except Taken:  # somebody was faster
         return
-    _start(engine, container)
-
-
-def _start(engine: Engine, container: str) -> None:
-    """Where the engine can't, its record says why, which is told by who looks at it."""
-    try:
-        engine.start(container)
-    except MlctlError:
-        if not states.ended(engine.inspect(container)):
-            raise
+    engine.start(container)
 
 
 def _finish(engine: Engine, record: Mapping[str, Any], tag: str, user: str, deadline: float) -> None:
     """One step on the way of the container that installs."""
     state, builder = record["State"], record["Id"]
     if state["Status"] == "created" and not state.get("Error"):  # its maker is about to, or is gone; twice does no harm
-        _start(engine, builder)
+        engine.start(builder)
     elif not states.ended(record):
         engine.until_ended(builder, max(0.1, min(10.0, deadline - time.monotonic())))
     elif state["Status"] == "dead":  # its removal failed half-way, and may be done by now

@@ -15,6 +15,7 @@ from .engine import Engine, Missing, Refused, Taken
 __all__ = ["prune"]
 
 _ERASE_SECONDS = 300.0
+_BY_HAND = "remove it by hand, and the containers"
 _HALF_REMOVED = ("removing", "dead")  # a list says the one where a look says the other
 
 
@@ -94,13 +95,10 @@ def _erase(engine: Engine, root: str, stem: str, image: str) -> None:
         engine.until_ended(name, _ERASE_SECONDS)
         state = engine.inspect(name)["State"]
         if state["Status"] != "exited" or state["ExitCode"]:
-            raise Unavailable(
-                f"{place}: a container could not remove it: {state['Status']}, exit code {state['ExitCode']}"
-            )
-    except (Missing, Refused) as reason:  # the image is gone, or is none that runs
-        raise Unavailable(
-            f"{place}: a container could not remove it: {reason}; remove it by hand, and the containers"
-        ) from None
+            said = state.get("Error") or f"{state['Status']}, exit code {state['ExitCode']}"
+            raise Unavailable(f"{place}: a container could not remove it: {said}; {_BY_HAND}")
+    except (Missing, Refused) as reason:  # the image is gone
+        raise Unavailable(f"{place}: a container could not remove it: {reason}; {_BY_HAND}") from None
     finally:
         engine.remove(name, force=True)
 
