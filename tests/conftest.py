@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Generator, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools/services"))  # docker_engine, ports, system, ...
 pytest.register_assert_rewrite("behaviour", "matrix")
 import behaviour  # noqa: E402
 import skipped  # noqa: E402

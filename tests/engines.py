@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools/services"))  # buildkit, docker_engine, system
 
 
 def needed(*programs: str) -> None:

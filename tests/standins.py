@@ -103,7 +103,8 @@ def name_accounts(file: Path, platforms: Mapping[str, Standin]) -> None:
 
 
 def main(file: Path, folder: Path) -> None:
-    sys.path[:0] = [str(file.parent), str(file.parents[1])]  # what each has of its own, and what they share
+    places = (file.parent, file.parents[1], ROOT / "tools/services")  # what each has of its own, and what they share
+    sys.path[:0] = map(str, places)
     folder.mkdir(parents=True)
     with importlib.import_module(file.stem).served(folder) as (env, target):
         print(json.dumps({"env": env, "target": target}), flush=True)

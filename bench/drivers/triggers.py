@@ -28,7 +28,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parents[1] / "tests"
-sys.path[:0] = [str(TESTS / "airflow"), str(TESTS)]
+sys.path[:0] = [str(TESTS / "airflow"), str(TESTS), str(TESTS.parent / "tools/services")]
 import airflow_server  # noqa: E402 - sets the variables that airflow reads at its import
 
 POLL = 0.5  # seconds; the local platform's own, and here the file trigger's

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import system
 
 import example_jobs
 import standins
-
-sys.path.insert(0, str(standins.ROOT / "tools/services"))
-import system
 
 Platforms = Mapping[str, standins.Standin]
 PATIENCE = 600  # seconds for three small jobs and what they require

@@ -17,7 +17,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from pathlib import Path
 from ssl import CERT_NONE, SSLContext, create_default_context
 
 import docker_engine
+import ports
 import system
 
 __all__ = ["CACHE", "Cluster", "built", "programs", "running"]
@@ -96,28 +96,14 @@ class Cluster:
     engine: docker_engine.Dockerd
     bridge: str
     subnet: str
+    port: int
+    """The API server's."""
+    etcd: int
     admin: str = field(default_factory=lambda: secrets.token_hex(16))
     user: str = field(default_factory=lambda: secrets.token_hex(16))
     """The token of a user without any right: `mlctl-user`."""
     commands: dict[str, list[str]] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    held: list[socket.socket] = field(default_factory=list)
-    """What keeps its ports for it."""
-
-    def __post_init__(self) -> None:
-        self.port, self.etcd = self.claim(), self.claim()
-
-    def claim(self) -> int:
-        """A port that nobody else gets until `release`, while its server isn't up, too: bound, and not listened at, so that who
-        lets an address be reused, as every program of Go does, may listen there."""
-        self.held.append(held := socket.socket())
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-    def release(self) -> None:
-        for each in self.held:
-            each.close()
 
     @property
     def server(self) -> str:
@@ -225,10 +211,10 @@ def running(folder: Path, pause: bytes) -> Iterator[Cluster]:
             "--ip-forward=false",
         )
         engine = docker_engine.Dockerd(folder / "docker", options)
-        made = Cluster(folder, built, engine, bridge, subnet)
-        ends.callback(made.release)
+        port, etcd, *others = ends.enter_context(ports.kept(6))
+        made = Cluster(folder, built, engine, bridge, subnet, port, etcd)
         _files(made)
-        _commands(made)
+        _commands(made, *others)
         ends.callback(_unmount, made)
         for words in (["--bind", f"{folder}/kubelet"], ["--make-shared"]):
             subprocess.run(["mount", *words, f"{folder}/kubelet"], check=True)
@@ -299,14 +285,14 @@ def _files(made: Cluster) -> None:
     (made.folder / "daemon.json").write_text(json.dumps(daemon))
 
 
-def _commands(made: Cluster) -> None:
+def _commands(made: Cluster, peers: int, controllers: int, scheduler: int, kubelet: int) -> None:
     at, programs, config = made.folder, made.programs, made.kubeconfig()
     etcd = f"http://127.0.0.1:{made.etcd}"
     gates = "--feature-gates=TTLAfterFinished=true"
     made.commands = {
         "etcd": [
             "etcd", f"--data-dir={at}/etcd", f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}",
-            f"--listen-peer-urls=http://127.0.0.1:{made.claim()}", "--unsafe-no-fsync",
+            f"--listen-peer-urls=http://127.0.0.1:{peers}", "--unsafe-no-fsync",
         ],
         "kube-apiserver": [
             f"{programs}/kube-apiserver", f"--etcd-servers={etcd}", f"--secure-port={made.port}", "--insecure-port=0",
@@ -318,13 +304,13 @@ def _commands(made: Cluster) -> None:
         ],
         "kube-controller-manager": [
             f"{programs}/kube-controller-manager", f"--kubeconfig={config}", "--leader-elect=false", "--port=0",
-            f"--secure-port={made.claim()}", "--bind-address=127.0.0.1", f"--cert-dir={at}/certs",
+            f"--secure-port={controllers}", "--bind-address=127.0.0.1", f"--cert-dir={at}/certs",
             f"--service-account-private-key-file={at}/accounts.key", "--controllers=*,-nodelifecycle",
             "--concurrent-gc-syncs=2", gates,
         ],
         "kube-scheduler": [
             f"{programs}/kube-scheduler", f"--kubeconfig={config}", "--leader-elect=false", "--port=0",
-            f"--secure-port={made.claim()}", "--bind-address=127.0.0.1", f"--cert-dir={at}/certs",
+            f"--secure-port={scheduler}", "--bind-address=127.0.0.1", f"--cert-dir={at}/certs",
         ],
         "kubelet": [
             "unshare", "--mount", "--propagation=unchanged", "/bin/sh", "-c", OWN_LOGS, str(at),
@@ -332,7 +318,7 @@ def _commands(made: Cluster) -> None:
             f"--cert-dir={at}/kubelet-certs", "--container-runtime=docker", f"--docker-endpoint={made.engine.address}",
             "--cgroup-driver=cgroupfs", "--cgroups-per-qos=false", "--enforce-node-allocatable=", "--fail-swap-on=false",
             f"--pod-infra-container-image={PAUSE}", "--eviction-hard=memory.available<1Mi", "--address=127.0.0.1",
-            f"--port={made.claim()}", "--healthz-port=0", "--read-only-port=0", "--anonymous-auth=true",
+            f"--port={kubelet}", "--healthz-port=0", "--read-only-port=0", "--anonymous-auth=true",
             "--authorization-mode=AlwaysAllow", "--image-gc-high-threshold=100",
             f"--resolv-conf={at}/resolv.conf", "--cluster-dns=10.234.0.10", "--node-status-update-frequency=2s",
         ],

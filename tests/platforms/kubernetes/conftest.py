@@ -7,7 +7,6 @@ import base64
 import io
 import os
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.append(str(ROOT / "tools/services"))
 
 KUBECONFIG, IMAGE = (
     os.environ.get(f"MLCTL_TEST_{name}", "") for name in ("KUBECONFIG", "IMAGE")

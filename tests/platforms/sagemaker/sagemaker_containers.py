@@ -14,7 +14,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -121,7 +120,6 @@ def known(request: Mapping[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[tuple[Mapping[str, str], Mapping[str, Any]]]:
     """The variables and the target that reach a stand-in whose jobs run so, by a Docker engine of its own."""
-    sys.path.insert(0, str(ROOT / "tools/services"))
     import docker
     import docker_engine
 

@@ -6,12 +6,15 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+__all__ = ["kept"]
+
 
 @contextlib.contextmanager
 def kept(count: int = 1) -> Iterator[list[int]]:
     """That many, which the kernel gives to nobody else until the context ends: neither to another suite nor to a connection.
 
-    They stay bound. A server that listens with SO_REUSEADDR, as all do here, gets one all the same.
+    They stay bound, and not listened at, while their servers aren't up, too. A server that listens with SO_REUSEADDR, as all do
+    here, and every program of Go, gets one all the same.
     """
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(count)]
