@@ -73,14 +73,8 @@ class Dockerd:
 
     def stop(self, how: signal.Signals = signal.SIGTERM, patience: float = 60) -> None:
         """Ends it, and waits for its end; what its containers leave stays. A no-op where it isn't running."""
-        pid = self.pid
-        if not pid:
+        if not system.stop(lambda: self.pid, self._process, patience, how):
             return
-        if not system.end(pid, lambda: self.pid, self._process, patience, how):
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                os.kill(pid, signal.SIGKILL)
-        if self._process:
-            self._process.wait(patience)
         # A container in its host's network leaves a mount, which keeps the folder.
         subprocess.run(["umount", f"{self.at}/exec/netns/default"], stderr=subprocess.DEVNULL, check=False)
 

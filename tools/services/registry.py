@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import signal
 import subprocess
 import time
 import urllib.request
@@ -97,11 +95,4 @@ class Registry:
 
     def stop(self, patience: float = 60) -> None:
         """Ends it, and waits for its end; its images stay. A no-op where it isn't running."""
-        pid = self.pid
-        if not pid:
-            return
-        if not system.end(pid, lambda: self.pid, self._process, patience):
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                os.kill(pid, signal.SIGKILL)
-        if self._process:
-            self._process.wait(patience)
+        system.stop(lambda: self.pid, self._process, patience)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Missing", "end", "install", "need", "noted"]
+__all__ = ["Missing", "end", "install", "need", "noted", "stop"]
 
 
 class Missing(Exception):
@@ -66,3 +66,21 @@ def end(
             process.poll()
         time.sleep(0.02)
     return find() != pid
+
+
+def stop(
+    find: Callable[[], int],
+    process: subprocess.Popen[bytes] | None,
+    patience: float,
+    how: signal.Signals = signal.SIGTERM,
+) -> bool:
+    """As `end`, and kills what is still there then. False where `find` finds nothing to end."""
+    pid = find()
+    if not pid:
+        return False
+    if not end(pid, find, process, patience, how):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, signal.SIGKILL)
+    if process:
+        process.wait(patience)
+    return True
