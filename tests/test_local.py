@@ -1508,6 +1508,54 @@ def test_gc_at_any_call_of_which_the_next_attempt_is_started(home: Path, calls: 
     assert refused and all("mlctl gc is removing its earlier attempts; try again" in text for text in refused)
 
 
+def test_gc_at_any_call_of_which_code_is_packed_again(home: Path, project: Path, calls: None) -> None:
+    """Code that nobody used for long, and somebody is about to: it is spared, or packed anew."""
+    global _heard
+    (project / "code").mkdir()
+    (project / "code" / "text").write_text("packed")
+    number, met = 0, True
+
+    def work() -> Any:
+        return api.execution(job("cat text; exit 3", code=str(project / "code")), key=f"p{number}")
+
+    def hear(event: str) -> None:
+        global _heard
+        nonlocal left, met
+        left -= 1
+        if left == 0:
+            met, _heard = True, None
+            packing.start()
+            packing.join(0.1)  # it may have to wait for gc, which is this very thread
+
+    while met:
+        number, left, met = number + 1, number + 1, False
+        work().prepare()
+        aged(home / "packages")
+        submitted = work()
+        packing = threading.Thread(target=submitted.prepare)
+        _heard = hear
+        try:
+            removed = list(submitted.backend.prune(time.time() - 86400, False))
+        finally:
+            _heard = None
+        if met:
+            packing.join()
+            status = submitted.wait(submitted.start(), 30).status
+            assert status and status.exit_code == 3, (number, status)
+        shutil.rmtree(home / "runs", ignore_errors=True)
+    assert [line.split()[0] for line in removed] == ["package"] and number > 10
+
+
+def test_gc_spares_code_that_was_just_packed(home: Path, project: Path) -> None:
+    (project / "text").write_text("packed")
+    work = api.execution(job("exit 3", code=str(project)))
+    work.prepare()
+    aged(home / "packages", 0.5)
+    assert list(work.backend.prune(time.time() - 1, False)) == []
+    status = work.wait(work.start(), 30).status
+    assert status and status.exit_code == 3
+
+
 def test_gc_twice_at_once_and_over_damage(home: Path) -> None:
     handles = [ran("exit 0") for _ in range(30)]
     (at(handles[0]) / "plan.json").write_bytes(b"{")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -56,7 +57,8 @@ class Package:
 def pack(folder: Path, store: Path, *, limit: int = 512 * 2**20) -> Package:
     """Pack `folder` into `store`, which is created if missing, and left out if it lies in the folder.
 
-    A link that points inside the folder stays a link, even to what is left out. An archive that the store has is kept.
+    A link that points inside the folder stays a link, even to what is left out. An archive that the store has is kept,
+    and is young again: `mlctl gc` leaves alone what is about to be used.
     A killed process leaves at most a hidden `.partial` file there, which nothing takes for an archive.
 
     Raises InvalidJob: no such folder; something unreadable; a file that changes meanwhile; a socket, pipe or device; a
@@ -75,8 +77,7 @@ def pack(folder: Path, store: Path, *, limit: int = 512 * 2**20) -> Package:
         with partial.open("xb") as out:
             sha256 = _write(_tar(root, entries), out)
         archive = store / f"{sha256}.tar.gz"
-        # Empty is what a power cut leaves of a file that was renamed before its content was on disk.
-        if not (archive.is_file() and archive.stat().st_size):
+        if not _renewed(archive):
             partial.replace(archive)
         return Package(sha256, archive, archive.stat().st_size, len(entries))
     except OSError as error:
@@ -84,6 +85,19 @@ def pack(folder: Path, store: Path, *, limit: int = 512 * 2**20) -> Package:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def _renewed(archive: Path) -> bool:
+    """Whether the store has it, as young as a new one from now on. Who removes old ones holds it alone to judge it."""
+    try:
+        with archive.open("rb") as held:
+            with contextlib.suppress(OSError):  # a disk that knows no locks
+                fcntl.flock(held, fcntl.LOCK_SH)
+            os.utime(archive)
+            # Empty is what a power cut leaves of a file that was renamed before its content was on disk.
+            return archive.stat().st_size > 0
+    except (FileNotFoundError, PermissionError):  # removed meanwhile; or another user's, whose times aren't ours to set
+        return False
 
 
 def unpack(archive: Path, sha256: str, target: Path, *, limit: int = 2 * 2**30) -> None:

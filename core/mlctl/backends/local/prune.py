@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,9 @@ from pathlib import Path
 from . import folder
 
 __all__ = ["prune"]
+
+_SUBMIT = 86400
+"""Seconds from the packing of code to its use that a submit may take: an image or an environment may be built in between."""
 
 
 def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
@@ -38,8 +42,9 @@ def prune(home: Path, before: float, dry: bool) -> Iterator[str]:
             if _old(draft, before) and not folder.held(draft / "lock"):
                 yield from _remove(draft, f"half made: {stem.name}/{draft.name}", dry)
     for package in _listed(home / "packages"):
-        if package.name not in used and _old(package, before):
-            yield from _remove(package, f"package {package.name}", dry)
+        still = partial(_old, package, min(before, time.time() - _SUBMIT))
+        if package.name not in used and still():
+            yield from _remove_alone(package, f"package {package.name}", dry, package, still)
     for env in _listed(home / "envs"):
         if env.is_dir() and env.name not in used and _unused(env, before):
             lock, still = env.with_suffix(".lock"), partial(_unused, env, before)
