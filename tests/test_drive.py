@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,23 @@ def test_a_wait_in_parts(driven: Driven) -> None:
     second = driven.start(script, key="another", options={"found": outcome, "cursor": first.cursor})
     assert second.succeeded().run == outcome.run and driven.attempts() == 1
     assert driven.lines == ["one", "ready", "two"]
+
+
+def test_a_part_that_begins_in_an_outage(driven: Driven, caplog: pytest.LogCaptureFixture) -> None:
+    """The run was there: it is asked for again. Nor does its success need a job file that is right still."""
+    outcome = driven.start(options={"patience": 0}).wait(60)
+    stem = Path(api.configuration.home(), "runs", outcome.run.name.rpartition("-")[0])
+    away = stem.rename(stem.with_name("away"))
+    stem.touch()  # a disk's trouble, and no missing run
+    second = driven.start(params={"lr": {"type": "number"}}, options={"found": outcome})
+    deadline = time.monotonic() + 60
+    while "trying again" not in caplog.text:
+        assert time.monotonic() < deadline and not second.done.done()
+        time.sleep(0.01)
+    stem.unlink()
+    away.rename(stem)
+    driven.gate.touch()
+    assert second.succeeded().run == outcome.run
 
 
 def test_the_jobs_own_retry_after_a_part(driven: Driven) -> None:

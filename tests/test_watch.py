@@ -149,6 +149,17 @@ def test_an_outage_of_one_run_is_waited_out() -> None:
     assert isinstance(told, Unavailable) and str(told) == "lives elsewhere"
 
 
+def test_a_run_that_was_made_may_be_out_of_reach_at_first() -> None:
+    """For so long, and no longer."""
+    backend = scripted(lambda round_, _: Unavailable("lost") if round_ < 30 else DONE)
+    assert until_done(backend, run(), unseen=60) == DONE
+    assert until_done(scripted(lambda *_: Unavailable("lost")), run(), timeout=0, unseen=60) is None
+    backend = scripted(lambda *_: time.sleep(0.001) or Unavailable("lives elsewhere"))
+    with pytest.raises(Unavailable, match="lives elsewhere"):
+        until_done(backend, run(), unseen=0.05)
+    assert len(backend.asked) > 1
+
+
 @pytest.mark.parametrize("error", [RunNotFound("gone"), Unauthorized("no")])
 def test_an_error_about_the_run_is_raised(error: MlctlError) -> None:
     with pytest.raises(type(error)):

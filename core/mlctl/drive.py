@@ -33,8 +33,8 @@ class Drive:
 
     `make` gives the execution. `say` gets each line of the log, with what this machine knows of the job's secrets masked;
     a later attempt's log follows the earlier one's. `see` gets the outcome so far, at the start and with every status;
-    `before` the execution, planned, just before anything is submitted. All are called in the thread; what they raise
-    ends the wait, and the run goes on.
+    `before` the execution, just before anything is submitted, planned unless it goes on. All are called in the thread; what
+    they raise ends the wait, and the run goes on.
 
     A wait in parts, each perhaps in another process: `patience` is how many seconds to follow the run, and the outcome
     has no status where they were not enough; `found` goes on from such an outcome, its log from `cursor` on.
@@ -160,7 +160,8 @@ class Drive:
         execution = self.execution = self._make()
         if self._called_off.is_set():  # before there was an execution to tell
             execution.stop()
-        execution.plan()  # refused, or interrupted, before anything is there to be ended
+        if not self._found:
+            execution.plan()  # refused, or interrupted, before anything is there to be ended
         self.masked = masking.mask(execution.job.secrets, execution.settings.values)
         self._before(execution)
         first = self.outcome = self._found or execution.start()

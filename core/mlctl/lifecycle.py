@@ -25,7 +25,7 @@ from .policy import Admitted, admit
 from .runs import Found, Key, Logs, Plan, Reason, Run, Stamp, State, Status, Upload
 from .stage import Tell, stage
 
-__all__ = ["ON_CHANGE", "Execution", "Outcome", "cancel", "lines"]
+__all__ = ["ON_CHANGE", "UNSEEN", "Execution", "Outcome", "cancel", "lines"]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,10 @@ TAKEN = 12
 
 STOPPING = 120.0
 """Seconds that a start waits for the end of a run that is stopping, unless told otherwise."""
+
+UNSEEN = 600.0
+"""Seconds for which a run that was made or found may be unavailable before its first status here: an outage is waited out, and
+a run that lives elsewhere isn't waited for for ever."""
 
 REFUSED = 5
 """How many times in a row a platform may be unable to take a cancel before that is an error."""
@@ -219,7 +223,8 @@ class Execution:
             if status is None or not status.state.terminal:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 run = outcome.run
-                status = watch.until_done(self.backend, run, left, (lambda one: each(run, one)) if each else None)  # noqa: B023
+                tell = (lambda one: each(run, one)) if each else None  # noqa: B023
+                status = watch.until_done(self.backend, run, left, tell, unseen=UNSEEN)
                 if status is None:
                     return replace(outcome, status=None)
                 if status.state is State.CANCELLED and inherited and not self.stopped.is_set():

@@ -59,18 +59,22 @@ def rounds(
         delay = min(delay * GROWTH, slowest)
 
 
-def follow(backend: Backend, run: Run, timeout: float | None = None, interval: float | None = None) -> Iterator[Status]:
+def follow(
+    backend: Backend, run: Run, timeout: float | None = None, interval: float | None = None, unseen: float = 0.0
+) -> Iterator[Status]:  # fmt: skip
     """Each status of `run`, to the terminal one, or for `timeout` seconds.
 
     Raises what the platform says of this run: RunNotFound, Unauthorized, and Unavailable where it can't be seen from the
-    start; once it was seen, it is asked for again.
+    start; once it was seen, it is asked for again, and before that for `unseen` seconds.
     """
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = math.inf if timeout is None else began + timeout
     seen = False
     for answer in rounds(backend, lambda: [run], interval, deadline):
         status = answer.get(run)
         if isinstance(status, MlctlError):
-            if not (seen and isinstance(status, Unavailable)):
+            known = seen or time.monotonic() < began + unseen
+            if not (known and isinstance(status, Unavailable)):
                 raise status
             log.warning("%s; trying again", status)
         elif status is not None:
@@ -84,13 +88,13 @@ def follow(backend: Backend, run: Run, timeout: float | None = None, interval: f
 
 def until_done(
     backend: Backend, run: Run, timeout: float | None = None, each: Callable[[Status], None] | None = None,
-    interval: float | None = None,
+    interval: float | None = None, unseen: float = 0.0,
 ) -> Status | None:  # fmt: skip
     """The status of `run` once it is terminal, or None where `timeout` seconds were not enough.
 
     `each` is called with every status on the way. Raises as `follow` does.
     """
-    for status in follow(backend, run, timeout, interval):
+    for status in follow(backend, run, timeout, interval, unseen):
         if each:
             each(status)
         if status.state.terminal:

@@ -194,7 +194,43 @@ def test_what_a_triggerer_cannot_watch(tested: Any, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(MlctlOperator, "_followed", follow)
     done = tested("waits_for_a_gate")
     assert done.states() == {"one": "success"} and len(made) == 2
-    assert "the triggerer can't watch it, and this worker waits: not from here" in done.log
+    assert "this worker waits: the triggerer can't watch it: not from here" in done.log
+
+
+def test_run_out_of_reach_after_a_deferral(tested: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No try is lost by it: the worker looks again, until it sees how the run ended."""
+    from mlctl.backends.local import Local
+    from mlctl.errors import Unavailable
+    from mlctl_airflow.deferral import Deferral
+
+    reach, status = Deferral.reach, Local.status
+    hidden: list[Path] = []  # a file is where its folder was, which is a disk's trouble and no missing run
+    refused: list[Unavailable] = []
+
+    def reaching(self: Deferral) -> Any:
+        backend = reach(self)
+        if not refused:
+            stem = backend.settings.home / "runs" / self.run.rpartition("/")[2].rpartition("-")[0]  # type: ignore[attr-defined]
+            hidden.append(stem.rename(stem.with_name("hidden")))
+            stem.touch()
+            hidden.append(stem)
+        return backend
+
+    def look(self: Local, runs: Any) -> Any:
+        answer = status(self, runs)
+        refused.extend(one for one in answer.values() if isinstance(one, Unavailable))
+        if hidden and len(refused) == 3:
+            away, stem = hidden
+            stem.unlink()
+            away.rename(stem)
+            hidden.clear()
+        return answer
+
+    monkeypatch.setattr(Deferral, "reach", reaching)
+    monkeypatch.setattr(Local, "status", look)
+    done = tested("waits_in_a_trigger")
+    assert done.states() == {"one": "success"} and done.said() == "deferred"
+    assert len(refused) == 3 and "this worker waits: its end can't be seen from here yet" in done.log
 
 
 def test_decorated(tested: Any) -> None:

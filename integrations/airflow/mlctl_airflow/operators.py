@@ -147,7 +147,7 @@ class MlctlOperator(BaseOperator):
                 with self._telling():
                     lifecycle.cancel(backend, run, _PATIENCE)
                 raise AirflowTaskTimeout(f"{run.name}: execution_timeout is over")
-            status = watch.until_done(backend, run, 0)
+            status = watch.until_done(backend, run, 0, unseen=lifecycle.UNSEEN)
             if status and status.state is State.SUCCEEDED:
                 masked = masking.mask(deferral.secrets, deferral.settings)  # `dag.test()` masks nothing of Airflow's
                 with self._telling():
@@ -155,8 +155,10 @@ class MlctlOperator(BaseOperator):
                         for line in logs.lines:
                             self.log.info("%s", masked(line))
                 return self._finish(context, backend, run, status)
-            if event["error"] and not status:  # the run goes on, and this worker reaches it
-                self.log.warning("the triggerer can't watch it, and this worker waits: %s", event["error"])
+            if not status:  # the run goes on, or is out of reach just now: it isn't handed to and fro
+                error = event["error"]
+                why = f"the triggerer can't watch it: {error}" if error else "its end can't be seen from here yet"
+                self.log.warning("this worker waits: %s", why)
                 self.deferrable = False
             execution = self._made(context, deferral.target)
             execution.again, execution.on_change = False, "adopt"  # this try's own run, whatever the job file says now
