@@ -154,10 +154,26 @@ def test_a_run_that_was_made_may_be_out_of_reach_at_first() -> None:
     backend = scripted(lambda round_, _: Unavailable("lost") if round_ < 30 else DONE)
     assert until_done(backend, run(), unseen=60) == DONE
     assert until_done(scripted(lambda *_: Unavailable("lost")), run(), timeout=0, unseen=60) is None
-    backend = scripted(lambda *_: time.sleep(0.001) or Unavailable("lives elsewhere"))
-    with pytest.raises(Unavailable, match="lives elsewhere"):
+    backend = scripted(lambda *_: time.sleep(0.001) or Unavailable("lost"))
+    with pytest.raises(Unavailable, match="lost"):
         until_done(backend, run(), unseen=0.05)
     assert len(backend.asked) > 1
+
+
+def test_a_run_that_lives_elsewhere_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever `unseen` says; but where that can't be told just now, it is."""
+
+    def unknown(one: Run) -> bool:
+        raise Unavailable("who can say")
+
+    backend = scripted(lambda round_, _: Unavailable("lives elsewhere") if round_ < 3 else DONE)
+    monkeypatch.setattr(backend, "reaches", unknown)
+    assert until_done(backend, run(), unseen=60) == DONE
+    backend = scripted(lambda *_: Unavailable("lives elsewhere"))
+    monkeypatch.setattr(backend, "reaches", lambda one: False)
+    with pytest.raises(Unavailable, match="lives elsewhere"):
+        until_done(backend, run(), unseen=60)
+    assert len(backend.asked) == 1
 
 
 @pytest.mark.parametrize("error", [RunNotFound("gone"), Unauthorized("no")])

@@ -46,8 +46,7 @@ STOPPING = 120.0
 """Seconds that a start waits for the end of a run that is stopping, unless told otherwise."""
 
 UNSEEN = 600.0
-"""Seconds for which a run that was made or found may be unavailable before its first status here: an outage is waited out, and
-a run that lives elsewhere isn't waited for for ever."""
+"""Seconds for which a run that was made or found may be unavailable before its first status here: an outage is waited out."""
 
 REFUSED = 5
 """How many times in a row a platform may be unable to take a cancel before that is an error."""

@@ -65,7 +65,7 @@ def follow(
     """Each status of `run`, to the terminal one, or for `timeout` seconds.
 
     Raises what the platform says of this run: RunNotFound, Unauthorized, and Unavailable where it can't be seen from the
-    start; once it was seen, it is asked for again, and before that for `unseen` seconds.
+    start; once it was seen, it is asked for again, and before that for `unseen` seconds, unless it lives elsewhere.
     """
     began = time.monotonic()
     deadline = math.inf if timeout is None else began + timeout
@@ -73,8 +73,8 @@ def follow(
     for answer in rounds(backend, lambda: [run], interval, deadline):
         status = answer.get(run)
         if isinstance(status, MlctlError):
-            known = seen or time.monotonic() < began + unseen
-            if not (known and isinstance(status, Unavailable)):
+            patient = seen or (time.monotonic() < began + unseen and _reached(backend, run))
+            if not (patient and isinstance(status, Unavailable)):
                 raise status
             log.warning("%s; trying again", status)
         elif status is not None:
@@ -84,6 +84,14 @@ def follow(
                 return
         if time.monotonic() >= deadline:
             return
+
+
+def _reached(backend: Backend, run: Run) -> bool:
+    """False where the run lives elsewhere, and no wait changes that."""
+    try:
+        return backend.reaches(run)
+    except Unavailable:
+        return True
 
 
 def until_done(

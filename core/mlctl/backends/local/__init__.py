@@ -272,6 +272,10 @@ class Local(Base):
         self._seen = seen
         return answer
 
+    def reaches(self, run: Run) -> bool:
+        """Whether it is of this machine, or its folder on a disk that this one has, too."""
+        return run.account == socket.gethostname() or self._folder(run).is_dir()
+
     def _not_here(self, run: Run) -> MlctlError:
         here = socket.gethostname()
         if run.account != here:
