@@ -321,6 +321,27 @@ def test_native_value(given: dict[str, Any], says: str) -> None:
         native(lr=lr)
 
 
+@pytest.mark.parametrize("where", ["mapping", "list", "text"])
+def test_native_value_inside_another(where: str) -> None:
+    """KFP leaves a value of the pipeline's there as a placeholder, or fills it in: as it happens."""
+    from mlctl.errors import Unsupported
+
+    params = {"text": "", "many": {"type": "array", "default": []}, "more": {"type": "object", "default": {}}}
+    words = " ".join(f"${{{{params.{name}}}}}" for name in params)
+    native = mlctl_kfp.component(
+        {"kind": "train", "name": "x", "image": "a/b", "command": f"a {words}", "params": params}
+    )
+    with pytest.raises(Unsupported, match="has a value of the pipeline inside a text, a mapping or a list"):
+
+        @dsl.pipeline
+        def inside(lr: str) -> None:
+            native(**{"mapping": {"more": {"lr": lr}}, "list": {"many": [lr]}, "text": {"text": f"at {lr}"}}[where])
+
+    @dsl.pipeline
+    def alone(text: str, many: list, more: dict) -> None:
+        native(text=text, many=many, more=more)
+
+
 def test_native_is_admitted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chokepoint's no is the compiler's."""
     from mlctl.errors import Denied

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from kfp import dsl
+from kfp_containers import BIN
 from kfp_harness import PATIENCE, PREDICT, TRAIN, Steps, read, starts, until
 
 from mlctl import api
@@ -203,6 +204,48 @@ def test_log_that_can_not_be_read_now(steps: Steps, plug: Callable[[str], None])
     assert "the log can't be read now: throttled" in ended.errors
 
 
+# ---- Values of the pipeline inside a mapping or a text, which KFP fills in where it makes the step's command
+
+
+def channel(name: str) -> str:
+    """What KFP's compiler writes for a value of the pipeline in the midst of an argument."""
+    return f"{{{{$.inputs.parameters['pipelinechannel--{name}']}}}}"
+
+
+FILLED = {
+    **JOB, "params": {"lr": channel("lr"), "note": channel("note"), "extra": {"x": channel("lr")}}, "key": f"a-{channel('lr')}",
+}  # fmt: skip
+
+
+def test_values_of_the_pipeline(steps: Steps) -> None:
+    ended = steps.run({**FILLED, "pipelinechannel--lr": 0.5, "pipelinechannel--note": "ünï {x} $(Y) 'q' --z"})
+    assert ended.code == 0, ended.errors
+    model = read(f"{ended.outputs['model'].path}/model.json")
+    assert (model["lr"], model["note"], model["params"]["extra"]) == (0.5, "ünï {x} $(Y) 'q' --z", {"x": "0.5"})
+
+
+@pytest.mark.parametrize("value", ['x", "lr": "9', 'a "quote"', "a\\b", "two\nlines", {"a": 1}])
+def test_value_of_the_pipeline_that_kfp_would_make_another_of(steps: Steps, home: Path, value: object) -> None:
+    """KFP quotes nothing: one of these would set another parameter than it is for."""
+    ended = steps.run({**FILLED, "pipelinechannel--lr": 0.5, "pipelinechannel--note": value})
+    assert ended.code == 2 and not (home / "runs").exists()
+    assert len(ended.errors.splitlines()) == 1 and "pass the mapping whole" in ended.errors
+
+
+def test_value_of_the_pipeline_that_kfp_left_out(tmp_path: Path) -> None:
+    """A server whose launcher has no order in which it fills them in: the step does, and keeps their types."""
+    from mlctl_kfp.executor import Call
+
+    given = {
+        **FILLED, "pipeline_job_id": "run-1", "pipeline_task_name": "train", "pipelinechannel--lr": 0.5,
+        "pipelinechannel--note": 'a "quote"',
+    }  # fmt: skip
+    outputs = {"outputFile": str(tmp_path / "answer.json")}
+    call = Call.of(json.dumps({"inputs": {"parameterValues": given}, "outputs": outputs}))
+    assert call.mapping("params") == {"lr": 0.5, "note": 'a "quote"', "extra": {"x": 0.5}}
+    assert call.text("key") == "a-0.5"
+
+
 # ---- Bad input: at once, one line, an exit code, no traceback
 
 
@@ -231,6 +274,31 @@ def test_bad_input(steps: Steps, home: Path, arguments: dict[str, object], says:
     assert ended.log == "" and not (home / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("cut", "says"),
+    [
+        ("model", "executor input: has no output 'model'; load what"),
+        ("metrics", "executor input: has no output 'metrics'"),
+        ("parameterValues", "expected what KFP puts for '{{$}}'"),
+    ],
+)
+def test_component_of_another_version(steps: Steps, home: Path, cut: str, says: str) -> None:
+    """What the launcher needs to tell KFP of the job's end is looked at before the job starts."""
+    place = {"uri": str(steps.root / "x")}
+    told = {
+        "inputs": {"parameterValues": {**JOB, "pipeline_job_id": "run-1", "pipeline_task_name": "train"}},
+        "outputs": {"outputFile": "x", "artifacts": {name: {"artifacts": [place]} for name in ("model", "metrics")}},
+    }
+    if cut == "parameterValues":
+        told["inputs"][cut] = [1]  # type: ignore[assignment]
+    else:
+        del told["outputs"]["artifacts"][cut]  # type: ignore[attr-defined]
+    words = [BIN / "mlctl", "kfp", "step", "--kind", "train", json.dumps(told)]
+    said = subprocess.run(words, cwd=steps.folder, capture_output=True, text=True, check=False)
+    assert said.returncode == 2 and says in said.stderr and len(said.stderr.splitlines()) == 1
+    assert not (home / "runs").exists()
+
+
 def test_which_input_and_which_output(steps: Steps) -> None:
     """Where more than one could be meant, the step asks; named, it goes."""
     two = PREDICT.replace(
@@ -254,7 +322,7 @@ def test_which_input_and_which_output(steps: Steps) -> None:
 # ---- How job, code and configuration reach the pod
 
 
-@pytest.mark.parametrize("form", ["folder", "archive", "damaged"])
+@pytest.mark.parametrize("form", ["folder", "archive", "damaged", "zip", "gone"])
 def test_project_as_an_artifact(steps: Steps, traces: Path, tmp_path: Path, form: str) -> None:
     project, elsewhere = steps.folder, tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -264,10 +332,16 @@ def test_project_as_an_artifact(steps: Steps, traces: Path, tmp_path: Path, form
         path = shutil.make_archive(str(tmp_path / "project"), "gztar", project)
     if form == "damaged":
         os.truncate(path, 100)
+    if form == "zip":
+        path = shutil.make_archive(str(tmp_path / "project"), "zip", project)
+    if form == "gone":
+        path = "https://example.com/project.tar.gz"
     given = {**JOB, "project": dsl.Artifact(name="project", uri=path)}
     ended = steps.run(given)
-    if form == "damaged":
-        assert ended.code == 2 and "expected a folder or a .tar.gz of one" in ended.errors
+    if form in ("damaged", "zip", "gone"):
+        says = f"project: {path}: KFP fetched nothing" if form == "gone" else "expected a folder or a .tar.gz of one: "
+        assert ended.code == 2 and says in ended.errors and len(ended.errors.splitlines()) == 1
+        assert len(ended.errors) < 300, "and not each way in which it can't be read"
         return
     assert ended.code == 0, ended.errors
     assert steps.run(given).code == 0
@@ -301,6 +375,8 @@ def test_uris_of_a_cluster() -> None:
     uris = ("gs://b/m", "s3://b/m", "minio://b/m", "oci://r/m:1", "/local/m")
     paths = ["/gcs/b/m", "/s3/b/m", "/minio/b/m", "/oci/r_m:1/models", "/local/m"]
     assert [str(Given("m", uri, {}).path) for uri in uris] == paths
+    workspace = Given("m", "s3://b/m", {"_kfp_workspace": True}).path
+    assert str(workspace) == "/kfp-workspace/.artifacts/s3/b/m", "as an importer with download_to_workspace leaves it"
     assert Given("m", "s3://b/m", {}).address(here=False) == "s3://b/m"
     assert Given("m", "s3://b/m", {}).address(here=True) == "/s3/b/m"
     assert Given("m", "minio://b/m", {"mlctl_address": "s3://own/m"}).address(here=True) == "s3://own/m"

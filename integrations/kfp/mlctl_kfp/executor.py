@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,13 @@ from . import files
 __all__ = ["Call", "Given", "answer"]
 
 _MOUNTS: Mapping[str, str] = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
+_WORKSPACE = "/kfp-workspace/.artifacts"
+"""Where KFP keeps what an importer downloaded to the pipeline's workspace."""
+
+_LATER = "pipelinechannel--"
+"""How the name begins of a value that KFP puts into a text, a mapping or a list of the pipeline's."""
+_PLACE = re.compile(rf"\{{\{{\$\.inputs\.parameters\['({_LATER}[^']+)'\]\}}\}}")
+
 ADDRESS = "mlctl_address"
 """In an artifact's metadata: where its content is, when that is not the artifact's own place."""
 
@@ -35,6 +43,12 @@ class Given:
     @property
     def path(self) -> Path:
         """Where it is in the step's file system."""
+        if self.metadata.get("_kfp_workspace") is True:
+            return Path(f"{_WORKSPACE}{self._fetched}")
+        return self._fetched
+
+    @property
+    def _fetched(self) -> Path:
         if self.uri.startswith("oci://"):
             return Path("/oci", self.uri.removeprefix("oci://").replace("/", "_"), "models")
         for scheme, folder in _MOUNTS.items():
@@ -63,12 +77,14 @@ class Call:
             data = json.loads(text, parse_float=_number)
             inputs, outputs = data.get("inputs", {}), data["outputs"]
             call = cls(
-                inputs.get("parameterValues", {}),
+                _filled(inputs.get("parameterValues", {}), text),
                 _artifacts(inputs.get("artifacts", {})),
                 _artifacts(outputs.get("artifacts", {})),
                 Path(outputs["outputFile"]),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            if _LATER in text:
+                raise InvalidConfig(_BROKEN) from None
             raise InvalidConfig(
                 f"executor input: got {one_line(text)}, expected what KFP puts for '{{{{$}}}}'"
             ) from None
@@ -94,6 +110,38 @@ class Call:
         if not isinstance(value, dict):
             raise InvalidConfig(f"{name}: got {one_line(value)}, expected a mapping of names to values")
         return value
+
+
+_BROKEN = (
+    "params: KFP puts a value of the pipeline into a mapping or a text as it is, and one has a quote, a backslash, a line break or "
+    "a mapping in it; pass the mapping whole, as one parameter or output of type dict"
+)
+
+
+def _filled(parameters: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """With the pipeline's values in their places: older servers fill some of them only, in no order.
+
+    Raises InvalidConfig for a value that would have become other JSON than it was where KFP put it in."""
+    for name, value in parameters.items():
+        put = name.startswith(_LATER) and f"{{{{$.inputs.parameters['{name}']}}}}" not in text
+        if put and isinstance(value, str) and json.dumps(value, ensure_ascii=False) != f'"{value}"':
+            raise InvalidConfig(_BROKEN)
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: fill(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [fill(each) for each in value]
+        if not isinstance(value, str):
+            return value
+        whole = _PLACE.fullmatch(value)
+        return parameters[whole[1]] if whole else _PLACE.sub(lambda match: _text(parameters[match[1]]), value)
+
+    return {name: value if name.startswith(_LATER) else fill(value) for name, value in parameters.items()}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _number(text: str) -> int | float:

@@ -77,7 +77,9 @@ def unpacked(archive: Path) -> Path:
         if not target.is_dir():
             draft.rename(target)
     except (tarfile.TarError, EOFError) as reason:
-        raise InvalidConfig(f"project: {archive}: expected a folder or a .tar.gz of one: {reason}") from None
+        raise InvalidConfig(
+            f"project: {archive}: expected a folder or a .tar.gz of one: {str(reason).partition(':')[0]}"
+        ) from None
     except OSError as reason:
         if not target.is_dir():  # else another step of this machine was faster by a moment
             raise refused(f"project: {archive}", reason) from None

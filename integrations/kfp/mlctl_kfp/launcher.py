@@ -82,6 +82,11 @@ class Step:
     def execution(self) -> Execution:
         """The job on its way, under the step's key. Changes into the project's folder."""
         call = self.call = Call.of(self.text)
+        for name in (KINDS[self.kind].output_type, "metrics"):
+            if name not in call.outputs:
+                raise InvalidConfig(
+                    f"executor input: has no output '{name}'; load what `mlctl kfp components` of this launcher writes"
+                )
         os.chdir(_project(call))
         path = call.text("job")
         if not path:
@@ -129,6 +134,8 @@ def _project(call: Call) -> Path:
         return Path.cwd()
     if given.path.is_dir():
         return given.path
+    if not given.path.exists():
+        raise InvalidConfig(f"project: {given.uri}: KFP fetched nothing to {given.path}; name what it can fetch")
     return files.unpacked(given.path)
 
 

@@ -76,6 +76,12 @@ def component(job: api.JobLike, *, image: str = "") -> Callable[..., Any]:
     load = components.load_component_from_text(spec.dump(made.request["spec"]))
 
     def task(**arguments: Any) -> Any:
+        for name, value in arguments.items():
+            if isinstance(value, str | Mapping | list | tuple) and known_later(value):
+                text = "has a value of the pipeline inside a text, a mapping or a list, where KFP need not fill it in"
+                raise Unsupported(
+                    str(job.fail(("params", name), f"{text}; pass the value alone, made by an earlier step"))
+                )
         given = {name: value for name, value in arguments.items() if name not in job.inputs and not known_later(value)}
         for name, param in api.load(job, given).params.items():  # raises for a value that the job doesn't take
             _exact(job, name, param.value)
