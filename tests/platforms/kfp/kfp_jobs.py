@@ -71,11 +71,9 @@ class Runner:
             at = shlex.quote(place)
             mounts.append(f"mkdir -p {at} && mount --bind {shlex.quote(str(source))} {at}")
         mounts.append(f"mount --bind {shlex.quote(str(own / 'tmp'))} /tmp")
-        if run.stopping.is_set():
+        if not run.begin():
             run.end("FAILED")
             return
-        run.state = "RUNNING"
-        run.history.append("RUNNING")
         inside = f'{" && ".join(mounts)} && cd / && exec "$@"'
         process = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", inside, "pod", *words], env=env,
@@ -86,10 +84,10 @@ class Runner:
         with contextlib.suppress(ProcessLookupError):  # whatever the container had beside its first process
             os.killpg(process.pid, signal.SIGKILL)
         run.log[:] = (own / "log").read_bytes()
-        if code and not run.stopping.is_set():
+        if code:
             run.end("FAILED", f"Error (exit code {code})")
         else:
-            run.end("FAILED" if run.stopping.is_set() else "SUCCEEDED")
+            run.end("SUCCEEDED")
 
 
 def _wait(process: subprocess.Popen[bytes], run: Run, log: Path) -> int:

@@ -25,6 +25,8 @@ from standin import Served
 TOKEN = "of-this-test"
 LIVE = ("", "PENDING", "RUNNING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED")
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 500: 13, 503: 14}
+_LONGEST = 6000
+"""Bytes of a request's first line. nginx refuses 8192, and what is before it may have put a path in front."""
 _EPOCH = "1970-01-01T00:00:00Z"
 
 
@@ -41,7 +43,25 @@ FAULTS: Mapping[str, Refused] = {
     "internal": Refused(500, "Internal Server Error: failed to list runs: dial tcp: i/o timeout"),
     "busy": Refused(503, "upstream connect error or disconnect/reset before headers"),
     "forbidden": Refused(403, "User 'x' is not authorized with reason: (request: list runs in kubeflow)"),
+    "unknown": Refused(404, "Not Found"),
+    "conflict": Refused(409, "Operation cannot be fulfilled: the object has been modified"),
 }
+
+PAGES: Mapping[str, tuple[int, bytes, Mapping[str, str]]] = {
+    "login": (302, b"", {"Location": "https://login.example.com/"}),
+    "page": (200, b"<!doctype html><title>Log in</title>", {"Content-Type": "text/html"}),
+    "gateway": (502, b"<html><head><title>502 Bad Gateway</title></head></html>", {"Content-Type": "text/html"}),
+    "elsewhere": (404, b"404 page not found", {"Content-Type": "text/plain"}),
+    "void": (200, b"", {}),
+    "other": (200, b'{"status": "ok"}', {}),
+    "list": (200, b"[]", {}),
+    "crowded": (
+        414,
+        b"<html><head><title>414 Request-URI Too Large</title></head></html>",
+        {"Content-Type": "text/html"},
+    ),
+}
+"""What a proxy answers in the server's place: nothing was done."""
 
 
 @dataclass
@@ -61,6 +81,8 @@ class Run:
     log_gone: bool = False
     history: list[str] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held while its state changes: what runs it and who terminates it are two threads."""
 
     @property
     def name(self) -> str:
@@ -68,6 +90,10 @@ class Run:
 
     def to_json(self, tasks: bool) -> dict[str, Any]:
         """As the API tells it; `tasks` where one run is asked for."""
+        with self.lock:
+            return self._json(tasks)
+
+    def _json(self, tasks: bool) -> dict[str, Any]:
         found = {
             **self.body, "run_id": self.run_id, "storage_state": self.storage, "created_at": self.created,
             "scheduled_at": self.created, "finished_at": self.finished,
@@ -91,11 +117,30 @@ class Run:
             for offset, (name, state) in enumerate((("executor", self.pod_state), ("root-driver", "SUCCEEDED")))
         ]  # fmt: skip
 
+    def begin(self) -> bool:
+        """The run is under way, unless it was terminated before."""
+        with self.lock:
+            if not self.stopping.is_set():
+                self.state = "RUNNING"
+                self.history.append("RUNNING")
+            return not self.stopping.is_set()
+
+    def stop(self) -> None:
+        """It is to end. Refused for what has ended."""
+        with self.lock:
+            if self.state not in LIVE:
+                raise Refused(400, f"Failed to terminate a run {self.run_id}. Row not found")
+            self.state = "CANCELING"
+            self.history.append("CANCELING")
+            self.stopping.set()
+
     def end(self, state: str, error: str = "") -> None:
         """The run is over. The workflow of one that is terminated fails; that it was, is in the history of its states."""
-        self.pod_state, self.error, self.finished = state, error, _now()
-        self.state = state
-        self.history.append(state)
+        with self.lock:
+            state = "FAILED" if self.stopping.is_set() else state
+            self.pod_state, self.error, self.finished = state, error, _now()
+            self.state = state
+            self.history.append(state)
 
 
 def _now() -> str:
@@ -103,8 +148,8 @@ def _now() -> str:
 
 
 class StandIn(Served):
-    """The server. `run` is what becomes of a run that was taken; without it, runs stay PENDING. Two more faults
-    are `login`, a redirect, and `page`, HTML."""
+    """The server. `run` is what becomes of a run that was taken; without it, runs stay PENDING. Faults are FAULTS, PAGES, and
+    `half`: done, and half of the answer arrives."""
 
     def __init__(self, run: Callable[[StandIn, Run], None] | None = None, namespaces: bool = False) -> None:
         super().__init__(run)
@@ -149,11 +194,11 @@ class StandIn(Served):
         try:
             if kind in FAULTS:
                 raise FAULTS[kind]
-            if kind == "login":
-                headers["Location"] = "https://login.example.com/"
-                status = 302
-            elif kind == "page":
-                status, content, headers["Content-Type"] = 200, b"<!doctype html><title>Log in</title>", "text/html"
+            if kind not in PAGES and len(http.requestline) > _LONGEST:
+                kind = "crowded"
+            if kind in PAGES:
+                status, content, more = PAGES[kind]
+                headers |= more
             else:
                 if http.headers.get("Authorization") != f"Bearer {self.token}":
                     raise Refused(401, "Unauthorized: the token is not valid")
@@ -179,6 +224,8 @@ class StandIn(Served):
             http.close_connection = True
             http.connection.shutdown(2)
             return
+        if kind == "half":
+            content = content[: len(content) // 2]
         http.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             http.send_header(name, value)
@@ -269,11 +316,7 @@ class StandIn(Served):
         return {name: each for name, each in answer.items() if each}
 
     def _terminate(self, run: Run) -> dict[str, Any]:
-        if run.state not in LIVE:
-            raise Refused(400, f"Failed to terminate a run {run.run_id}. Row not found")
-        run.state = "CANCELING"
-        run.history.append("CANCELING")
-        run.stopping.set()
+        run.stop()
         if self._run is None:
             run.end("FAILED")
         return {}

@@ -73,8 +73,15 @@ STORMS: dict[str, tuple[type[MlctlError], str]] = {
     "busy": (Unavailable, "503: upstream connect error.*try again later"),
     "forbidden": (Unauthorized, "the token of targets.prod needs the right to runs"),
     "login": (Unauthorized, "leads to a login; set targets.prod.token"),
-    "page": (InvalidConfig, "targets.prod.host: .*is no JSON: .*name the address of the API"),
+    "page": (InvalidConfig, "targets.prod.host: .*is none of KFP's: .*Log in.*name the address of the API"),
     "lost": (Unavailable, "is host right, and reached from here"),
+    "conflict": (Unavailable, "409: Operation cannot be fulfilled.*; try again$"),
+    "gateway": (Unavailable, "502: 502 Bad Gateway; try again later$"),
+    "elsewhere": (Unavailable, "404: 404 page not found; is host the address of the API"),
+    "void": (Unavailable, "the answer is no JSON: ''; try again later$"),
+    "half": (Unavailable, "the answer is no JSON: '{.*; try again later$"),
+    "other": (InvalidConfig, "targets.prod.host: .*is none of KFP's: {'status': 'ok'}; name the address of the API"),
+    "list": (InvalidConfig, "targets.prod.host: .*is none of KFP's: "),
 }
 
 
@@ -104,6 +111,31 @@ def test_answer_that_is_lost_is_no_second_run(idle: StandIn, home: Path) -> None
     with idle.fault("busy", "POST /runs$"), pytest.raises(Unavailable, match="503"):
         execution(backend, "three").start()
     assert len(idle.runs) == 2
+
+
+def test_page_of_a_proxy_is_no_word_of_kfps_that_there_is_no_run(idle: StandIn, home: Path) -> None:
+    run = execution(target(idle, home)).start().run
+    for fault in ("elsewhere", "void"):
+        with idle.fault(fault, "GET /runs$"), pytest.raises(Unavailable):
+            execution(target(idle, home)).start()
+    assert [each.name for each in idle.runs.values()] == [run.name]
+
+
+def test_answer_of_which_half_arrives_is_no_second_run(idle: StandIn, home: Path) -> None:
+    with idle.fault("half", "POST /runs$", times=1):
+        assert execution(target(idle, home)).start().made
+    with idle.fault("conflict", "POST /runs$"), pytest.raises(Unavailable, match="409"):
+        execution(target(idle, home), "two").start()
+    assert len(idle.runs) == 1
+
+
+@pytest.mark.parametrize("fault", ["unknown", "other", "list"])
+def test_server_that_has_another_api(fault: str, idle: StandIn, home: Path) -> None:
+    """As one of KFP's first version, whose answer to what it doesn't know is JSON, too."""
+    for call in ("GET /experiments", "POST /experiments"):
+        with idle.fault(fault, call), pytest.raises(InvalidConfig, match=r"^targets\.prod\.host: "):
+            execution(target(idle, home)).start()
+    assert idle.runs == idle.experiments == {}
 
 
 def test_lookup_that_fails_after_the_run_was_made(idle: StandIn, home: Path) -> None:
@@ -245,7 +277,7 @@ def test_many_runs_are_asked_for_in_few_calls(idle: StandIn, home: Path) -> None
     backend = target(idle, home)
     run = execution(backend).start().run
     (made,) = idle.runs.values()
-    names = [f"churn-aaaaaaaaaaaaaaaa-{number}" for number in range(249)]
+    names = [f"{'c' * 42}-{'a' * 16}-{number:03}" for number in range(249)]  # as long as names are
     for name in names:
         idle._make_run({**made.body, "display_name": name})
     idle.calls.clear()
@@ -280,6 +312,7 @@ ENDS: dict[str, tuple[str, str, bool, Reason, int | None, str]] = {
     "evicted": ("step 1\n", "The node was low on resource: memory. Evicted", False, Reason.PREEMPTED, None, "Evicted"),
     "quota": ("", "pods is forbidden: exceeded quota: compute", True, Reason.QUOTA, None, "exceeded quota"),
     "drained": ("mlctl.end 143 stopped told to stop\n", "Evicted: node drained", False, Reason.PREEMPTED, 143, "drained"),
+    "deleted by hand": ("", "pod deleted", True, Reason.INFRA, None, "pod deleted"),
     "killed": ("step 1\n", "", False, Reason.INFRA, None, "its pod ended before the job did"),
     "no log": ("", "", True, Reason.ERROR, None, "no log of it that would tell why"),
 }  # fmt: skip
@@ -360,6 +393,10 @@ def test_log_that_can_not_be_had_now_is_an_error_and_no_reason(idle: StandIn, ho
     made.end("FAILED")
     with idle.fault("busy", "/log$"):
         assert isinstance(backend.status([run])[run], Unavailable)
+    with idle.fault("page", "/log$"):  # of a login
+        assert isinstance(backend.status([run])[run], InvalidConfig)
+        with pytest.raises(InvalidConfig, match=r"targets\.prod\.host"):
+            backend.logs(run)
 
 
 def test_log_is_read_in_pieces_and_anew_where_its_beginning_was_dropped(idle: StandIn, home: Path) -> None:

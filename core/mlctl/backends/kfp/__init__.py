@@ -96,20 +96,25 @@ class KFP(Base):
             return self._known
         values = self.settings.values
         name, namespace = str(values.get("experiment", "mlctl")), str(values.get("namespace", ""))
-        for _ in range(2):
-            for each in self._service.listed(
-                "experiments", namespace=namespace, where=("EQUALS", "display_name", name)
-            ):
-                if each.get("display_name") == name:
-                    self._known = str(each["experiment_id"])
+        body = {"display_name": name, "description": "Runs that mlctl started.", "namespace": namespace}
+        try:
+            for _ in range(2):
+                for each in self._service.listed(
+                    "experiments", namespace=namespace, where=("EQUALS", "display_name", name)
+                ):
+                    if each.get("display_name") == name:
+                        self._known = str(each["experiment_id"])
+                        return self._known
+                if not make:
+                    return ""
+                with contextlib.suppress(Conflict):  # another was faster: look again
+                    made = self._service.call("POST", "experiments", {key: each for key, each in body.items() if each})
+                    if "experiment_id" not in made:
+                        raise self._service.foreign(made)
+                    self._known = str(made["experiment_id"])
                     return self._known
-            if not make:
-                return ""
-            body = {"display_name": name, "description": "Runs that mlctl started.", "namespace": namespace}
-            with contextlib.suppress(Conflict):  # another was faster: look again
-                made = self._service.call("POST", "experiments", {key: each for key, each in body.items() if each})
-                self._known = str(made["experiment_id"])
-                return self._known
+        except Missing as error:  # an older server, which answers for all that it doesn't know
+            raise self.settings.fail("host", f"{error}; expected KFP's API of version v2beta1") from None
         raise Unavailable(
             f"targets.{self.settings.target}.experiment: '{name}' is neither there nor can it be made; try again"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,8 +32,8 @@ class Missing(MlctlError):
     """What was asked for isn't there. Always caught: whoever asks knows what it means."""
 
 
-class Conflict(MlctlError):
-    """It is there already, or in a state that doesn't allow it. Always caught."""
+class Conflict(Unavailable):
+    """It is there already, or another changed it at the same moment."""
 
 
 class Service:
@@ -77,26 +78,41 @@ class Service:
         """
         data = self._send(method, f"/apis/v2beta1/{path}", body, query).data
         try:
-            answer = json.loads(data or b"{}")
+            answer = json.loads(data)
         except ValueError:
-            text = f"{self.host} answers with what is no JSON: {one_line(data[:80])}"
-            mend = "name the address of the API, and a token where it asks for a login"
-            raise self.settings.fail("host", f"{text}; {mend}") from None
-        return answer if isinstance(answer, dict) else {}
+            if not data.lstrip().startswith(
+                b"<"
+            ):  # a part of an answer, or nothing: it may have been done all the same
+                text = (
+                    f"{method} v2beta1/{path}: the answer is no JSON: {one_line(data[:80].decode('utf-8', 'replace'))}"
+                )
+                raise Unavailable(f"{self._at()}: {self.host}: {text}; try again later") from None
+            raise self.foreign(data[:80].decode("utf-8", "replace")) from None
+        if not isinstance(answer, dict):
+            raise self.foreign(answer)
+        return answer
+
+    def foreign(self, answer: Any) -> InvalidConfig:
+        """That what answers is none of KFP's servers."""
+        text = f"{self.host} answers with what is none of KFP's: {one_line(answer)}"
+        return self.settings.fail("host", f"{text}; name the address of the API, and a token where it asks for a login")
 
     def log(self, run_id: str, node: str, limit: int) -> bytes:
         """The log of a pod from its start, or of what KFP archived of it: `limit` bytes at most.
 
         The published API has no log; this is the address at which the server has given it since the first version, and
-        nothing else is asked of it. Raises Missing where there is none, yet or any more, and the others.
+        nothing else is asked of it. Raises Missing where there is none, yet or any more, and what `call` does.
         """
         path = f"/apis/v1alpha1/runs/{quote(run_id, safe='')}/nodes/{quote(node, safe='')}/log"
         answer = self._send("GET", path, None, {}, log=True)
         try:
             with self._translated():
-                return bytes(answer.read(limit, decode_content=True))
+                content = bytes(answer.read(limit, decode_content=True))
         finally:
             answer.close()
+        if "html" in (answer.headers.get("Content-Type") or ""):  # KFP says that a log is plain text, whatever is in it
+            raise self.foreign(content[:80].decode("utf-8", "replace"))
+        return content
 
     def _send(self, method: str, path: str, body: Any, query: Mapping[str, Any], log: bool = False) -> Any:
         asked = [(name, value) for name, value in query.items() if value not in (None, "")]
@@ -143,14 +159,16 @@ class Service:
     def _refused(self, what: str, status: int, body: Any, log: bool) -> NoReturn:
         """What an answer that is an error means. A message keeps the server's own words."""
         raw = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
-        own = False
+        own = gone = False
         try:
             found = json.loads(raw)
             own = log and "error_message" in found  # of what reads logs: there is no such pod, or it starts yet
-            text = str(found.get("message") or found.get("error_message") or found.get("error") or raw)
+            said = found.get("message") or found.get("error_message") or found.get("error")
+            gone = status == 404 and bool(said)  # and not the page of a proxy, which knows of no run
+            text = str(said or raw)
         except (ValueError, AttributeError):
-            text = raw
-        text = f"{what}: {status}: {' '.join(text.split())[:500]}"
+            text = re.sub(r"<[^>]*>", " ", raw)
+        text = ": ".join(filter(None, (what, str(status), " ".join(text.split())[:500])))
         target, values = self._at(), self.settings.values
         if 300 <= status < 400:
             raise Unauthorized(
@@ -162,10 +180,12 @@ class Service:
         if status == 403:
             space = f"namespace {values['namespace']}" if values.get("namespace") else "what is there"
             raise Unauthorized(f"{text}; the token of {target} needs the right to runs in {space}: docs/kfp.md has it")
-        if status == 404 or own:
+        if gone or own or (log and status == 404):
             raise Missing(text)
+        if status == 404:
+            raise Unavailable(f"{target}: {self.host}: {text}; is host the address of the API?")
         if status == 409:
-            raise Conflict(text)
+            raise Conflict(f"{target}: {self.host}: {text}; try again")
         if status in (408, 429) or status >= 500:
             raise Unavailable(f"{target}: {self.host}: {text}; try again later")
         lower = text.lower()
@@ -183,6 +203,8 @@ class Service:
         token = ""
         while True:
             page = self.call("GET", kind, page_size=PAGE, page_token=token, **query)
+            if page and not page.keys() & {kind, "total_size", "next_page_token"}:
+                raise self.foreign(page)
             yield from page.get(kind) or []
             token = page.get("next_page_token") or ""
             if not token:

@@ -35,6 +35,7 @@ _FAILURES = (  # the first that matches what KFP says of a run whose job never t
     (r"[Ee]vict|[Pp]reempt|node (was )?(shutdown|lost|drained)", Reason.PREEMPTED),
     (r"exceeded quota", Reason.QUOTA),
     (r"Unschedulable|Insufficient", Reason.NO_CAPACITY),
+    (r"\bpod deleted\b", Reason.INFRA),
 )
 _TERMINATED = re.compile(r"\bterminated\b|[Dd]eadline|Max duration|[Ss]hutdown with strategy|Stopped with strategy")
 """KFP terminates by a deadline of no seconds, and mlctl sets none: so a deadline in its words is that of somebody who cancelled."""
