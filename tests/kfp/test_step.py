@@ -233,17 +233,24 @@ def test_value_of_the_pipeline_that_kfp_would_make_another_of(steps: Steps, home
 
 
 def test_value_of_the_pipeline_that_kfp_left_out(tmp_path: Path) -> None:
-    """A server whose launcher has no order in which it fills them in: the step does, and keeps their types."""
+    """A server's launcher that has no order in which it fills them in may leave some: the step fills in the same text, as what a
+    retry gets must be the same."""
     from mlctl_kfp.executor import Call
 
-    given = {
-        **FILLED, "pipeline_job_id": "run-1", "pipeline_task_name": "train", "pipelinechannel--lr": 0.5,
-        "pipelinechannel--note": 'a "quote"',
-    }  # fmt: skip
+    values = {
+        "lr": (1e-7, "0.0000001"),
+        "whole": (3.0, "3"),
+        "yes": (True, "true"),
+        "many": ([1, 2.5], "[1,2.5]"),
+        "note": ("ü", "ü"),
+    }
+    given = {"pipeline_job_id": "run-1", "pipeline_task_name": "train", "key": f"a-{channel('whole')}"}
+    given |= {"params": {name: [channel(name)] for name in values}}
+    given |= {f"pipelinechannel--{name}": value for name, (value, _) in values.items()}
     outputs = {"outputFile": str(tmp_path / "answer.json")}
     call = Call.of(json.dumps({"inputs": {"parameterValues": given}, "outputs": outputs}))
-    assert call.mapping("params") == {"lr": 0.5, "note": 'a "quote"', "extra": {"x": 0.5}}
-    assert call.text("key") == "a-0.5"
+    assert call.mapping("params") == {name: [text] for name, (_, text) in values.items()}
+    assert call.text("key") == "a-3"
 
 
 # ---- Bad input: at once, one line, an exit code, no traceback

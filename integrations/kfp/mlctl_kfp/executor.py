@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class Call:
             data = json.loads(text, parse_float=_number)
             inputs, outputs = data.get("inputs", {}), data["outputs"]
             call = cls(
-                _filled(inputs.get("parameterValues", {}), text),
+                _filled(inputs.get("parameterValues", {})),
                 _artifacts(inputs.get("artifacts", {})),
                 _artifacts(outputs.get("artifacts", {})),
                 Path(outputs["outputFile"]),
@@ -118,30 +119,32 @@ _BROKEN = (
 )
 
 
-def _filled(parameters: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """With the pipeline's values in their places: older servers fill some of them only, in no order.
+def _filled(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """With the pipeline's values in their places: older servers fill some of them only, in no order. What a try of the step
+    gets is what each gets, or a retry would be another run.
 
-    Raises InvalidConfig for a value that would have become other JSON than it was where KFP put it in."""
-    for name, value in parameters.items():
-        put = name.startswith(_LATER) and f"{{{{$.inputs.parameters['{name}']}}}}" not in text
-        if put and isinstance(value, str) and json.dumps(value, ensure_ascii=False) != f'"{value}"':
-            raise InvalidConfig(_BROKEN)
+    Raises InvalidConfig for a value that would become other JSON than it was where KFP puts it in."""
+    texts = {name: _text(value) for name, value in parameters.items() if name.startswith(_LATER)}
+    if any(json.dumps(text, ensure_ascii=False) != f'"{text}"' for text in texts.values()):
+        raise InvalidConfig(_BROKEN)
 
     def fill(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: fill(each) for name, each in value.items()}
         if isinstance(value, list):
             return [fill(each) for each in value]
-        if not isinstance(value, str):
-            return value
-        whole = _PLACE.fullmatch(value)
-        return parameters[whole[1]] if whole else _PLACE.sub(lambda match: _text(parameters[match[1]]), value)
+        if isinstance(value, str):
+            return _PLACE.sub(lambda match: texts.get(match[1], match[0]), value)
+        return value
 
-    return {name: value if name.startswith(_LATER) else fill(value) for name, value in parameters.items()}
+    return {name: value if name in texts else fill(value) for name, value in parameters.items()}
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """As KFP's server writes a value into a text."""
+    if isinstance(value, float):
+        return f"{Decimal(repr(value)):f}"
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _number(text: str) -> int | float:

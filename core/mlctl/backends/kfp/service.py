@@ -167,7 +167,7 @@ class Service:
             gone = status == 404 and bool(said)  # and not the page of a proxy, which knows of no run
             text = str(said or raw)
         except (ValueError, AttributeError):
-            text = re.sub(r"<[^>]*>", " ", raw)
+            text = re.sub(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>", " ", raw)
         text = ": ".join(filter(None, (what, str(status), " ".join(text.split())[:500])))
         target, values = self._at(), self.settings.values
         if 300 <= status < 400:
