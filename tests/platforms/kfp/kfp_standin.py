@@ -48,13 +48,14 @@ FAULTS: Mapping[str, Refused] = {
 }
 
 PAGES: Mapping[str, tuple[int, bytes, Mapping[str, str]]] = {
-    "login": (302, b"", {"Location": "https://login.example.com/"}),
+    "login": (302, b"", {"Location": "https://login.example.com/?state=hidden"}),
     "page": (200, b"<!doctype html><title>Log in</title>", {"Content-Type": "text/html"}),
     "gateway": (
         502,
         b"<html><head><style>h1 {top: 0}</style><title>502 Bad Gateway</title></head></html>",
         {"Content-Type": "text/html"},
     ),
+    "foreign words": (503, "Dienst nicht verfügbar".encode("latin-1"), {"Content-Type": "text/plain"}),
     "elsewhere": (404, b"404 page not found", {"Content-Type": "text/plain"}),
     "void": (200, b"", {}),
     "other": (200, b'{"status": "ok"}', {}),

@@ -67,16 +67,30 @@ def test_error_names_the_setting(case: str, idle: StandIn, home: Path, monkeypat
     assert idle.runs == {}
 
 
+@pytest.mark.parametrize("authorities", [None, __file__])
+def test_server_whose_certificate_is_not_trusted(authorities: str | None, idle: StandIn, home: Path) -> None:
+    """What speaks no TLS at all fails as what does it by unknown certificates; so does a `ca` that is none."""
+    backend = target(idle, home, host=idle.url.replace("http:", "https:"), ca=authorities)
+    with pytest.raises(
+        Unavailable, match=r"\[(SSL|X509): .*; is host right, and targets\.prod\.ca what it is signed by\?$"
+    ):
+        execution(backend).start()
+
+
 STORMS: dict[str, tuple[type[MlctlError], str]] = {
     "throttled": (Unavailable, "429: too many requests; try again later"),
     "internal": (Unavailable, "500: Internal Server Error.*try again later"),
     "busy": (Unavailable, "503: upstream connect error.*try again later"),
     "forbidden": (Unauthorized, "the token of targets.prod needs the right to runs"),
-    "login": (Unauthorized, "leads to a login; set targets.prod.token"),
+    "login": (
+        Unauthorized,
+        "leads to https://login.example.com/; set targets.prod.token where that is a login, else targets.prod.host",
+    ),
     "page": (InvalidConfig, "targets.prod.host: .*is none of KFP's: .*Log in.*name the address of the API"),
     "lost": (Unavailable, "is host right, and reached from here"),
     "conflict": (Unavailable, "409: Operation cannot be fulfilled.*; try again$"),
     "gateway": (Unavailable, "502: 502 Bad Gateway; try again later$"),
+    "foreign words": (Unavailable, "503: Dienst nicht verf.gbar; try again later$"),
     "elsewhere": (Unavailable, "404: 404 page not found; is host the address of the API"),
     "void": (Unavailable, "the answer is no JSON: ''; try again later$"),
     "half": (Unavailable, "the answer is no JSON: '{.*; try again later$"),

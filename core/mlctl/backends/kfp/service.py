@@ -67,7 +67,19 @@ class Service:
             if not path.is_file():
                 raise self.settings.fail("ca", f"{path}: no such file")
             configuration.ssl_ca_cert = str(path)
-        client = api.ApiClient(configuration)
+
+        class Client(api.ApiClient):  # type: ignore[misc]
+            def request(self, *words: Any, **options: Any) -> Any:
+                """Without what its caller can't take: an error that is no answer, or whose body is no UTF-8."""
+                try:
+                    return super().request(*words, **options)
+                except api.ApiException as reason:
+                    if not reason.status:  # of TLS
+                        raise (reason.__context__ or reason) from None
+                    reason.body = (reason.body or b"").decode("utf-8", "replace").encode()
+                    raise
+
+        client = Client(configuration)
         client.user_agent = f"mlctl/{__version__}"
         return client
 
@@ -118,7 +130,7 @@ class Service:
         asked = [(name, value) for name, value in query.items() if value not in (None, "")]
         for last in (False, True):
             client = self._client()
-            headers = {"Accept": "application/json", "Content-Type": "application/json"}
+            headers, to = {"Accept": "application/json", "Content-Type": "application/json"}, ""
             from kfp_server_api.exceptions import ApiException
 
             try:
@@ -133,13 +145,14 @@ class Service:
                         return answer
                     content = answer.data
             except ApiException as reason:
-                status, content = int(reason.status or 0), reason.body or b""
+                status, content = int(reason.status), reason.body
+                to = str((reason.headers or {}).get("Location") or "")
             if status == 401 and not last:
                 with self._lock:  # a token that was renewed, in a file
                     self._made = None
                 continue
             if not 200 <= status < 300:
-                self._refused(f"{method} {path.rpartition('/apis/')[2]}", status, content, log)
+                self._refused(f"{method} {path.rpartition('/apis/')[2]}", status, content, log, to)
             return answer
         raise AssertionError("unreachable")
 
@@ -148,16 +161,19 @@ class Service:
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, SSLError
 
         try:
             yield
         except (HTTPError, OSError) as reason:
             text = " ".join(str(reason).split())[:300]
-            raise Unavailable(f"{self._at()}: {self.host}: {text}; is host right, and reached from here?") from None
+            mend = "is host right, and reached from here?"
+            if isinstance(reason, SSLError):
+                mend = f"is host right, and {self._at()}.ca what it is signed by?"
+            raise Unavailable(f"{self._at()}: {self.host}: {text}; {mend}") from None
 
-    def _refused(self, what: str, status: int, body: Any, log: bool) -> NoReturn:
-        """What an answer that is an error means. A message keeps the server's own words."""
+    def _refused(self, what: str, status: int, body: Any, log: bool, to: str) -> NoReturn:
+        """What an answer that is an error means, or leads `to` another place. A message keeps the server's own words."""
         raw = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
         own = gone = False
         try:
@@ -172,7 +188,8 @@ class Service:
         target, values = self._at(), self.settings.values
         if 300 <= status < 400:
             raise Unauthorized(
-                f"{text}: {self.host} leads to a login; set {target}.token, or the address of the API itself"
+                f"{text}: {self.host} leads to {to.partition('?')[0] or 'nowhere'}; set {target}.token where that is a login, "
+                f"else {target}.host to the address of the API itself"
             )
         if status == 401:
             mend = "is refused; get a new one" if values.get("token") else "is not set; set it"
