@@ -129,6 +129,13 @@ class Prefect:
         self.processes.append(made)
         return made
 
+    def serve_task(self, file: Path, name: str, home: Path) -> None:
+        """A worker that executes the file's task where it is delayed."""
+        env = {**self.env, "MLCTL_HOME": str(home)}
+        with (self.folder / "worker.log").open("wb") as log:
+            command = [sys.executable, "-m", "prefect", "task", "serve", f"{file}:{name}"]
+            self.processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True))
+
     def state(self, flow_run: str) -> str:
         return str(self.ask("GET", f"/flow_runs/{flow_run}")["state"]["type"])
 

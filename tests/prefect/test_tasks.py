@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow, task, unmapped
+from prefect import allow_failure, flow, task, unmapped
 from prefect.blocks.core import Block
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import FlowRunContext
 from prefect.plugins import load_prefect_collections
-from prefect_harness import SCRIPT, Jobs, until
+from prefect_harness import SCRIPT, Jobs, Prefect, until
 
 import mlctl_prefect
 from mlctl.errors import InvalidConfig, InvalidJob, MlctlError, RunFailed
@@ -92,6 +92,73 @@ def test_map_and_submit(jobs: Jobs) -> None:
     assert [one["lr"] for one in seen] == [0.3, 0.4, 0.1, 0.2, 0.5]
     assert [one["seed"] for one in seen] == [1, 1, 2, 2, 1]
     assert jobs.attempts() == 5
+
+
+def test_mapped_jobs_are_found_again(jobs: Jobs) -> None:
+    """Whatever gives the elements, each call has its key; a mapping is the same for all, a future's too."""
+    train = mlctl_train(jobs.write(params={"lr": 0.1, "seed": 1}))
+    seen: list[list[str]] = []
+
+    @task
+    def choose(found: Any) -> Any:
+        return found
+
+    @flow(retries=1)
+    def sweep() -> None:
+        lists = (
+            ({"lr": lr} for lr in (0.1, 0.2)),
+            choose([{"lr": 0.3}, {"lr": 0.4}], return_state=True),
+            allow_failure([{"lr": 0.5}, {"lr": 0.6}]),
+        )
+        futures = [one for given in lists for one in train.map(given)]
+        futures += train.map(choose.submit({"lr": 0.7}), key=["one", "two"])
+        seen.append([one.result().run for one in futures])
+        if len(seen) < 2:
+            raise RuntimeError("once")
+
+    sweep()
+    assert seen[0] == seen[1] and jobs.attempts() == len(set(seen[0])) == 8
+
+
+def test_subflows_of_tasks(jobs: Jobs) -> None:
+    """A subflow that a task calls says whether its jobs are awaited, not the task."""
+    train = mlctl_train(jobs.write())
+
+    @flow
+    def plain() -> str:
+        return str(train().run)
+
+    @flow
+    async def awaiting() -> str:
+        return str((await train()).run)
+
+    @task
+    async def calls_plain() -> str:
+        return plain()
+
+    @task
+    def calls_awaiting() -> str:
+        return asyncio.run(awaiting())  # type: ignore[arg-type]
+
+    @flow
+    async def nightly() -> list[str]:
+        return [await calls_plain(), await asyncio.to_thread(calls_awaiting)]
+
+    assert len(set(asyncio.run(nightly()))) == jobs.attempts() == 2
+
+
+def test_background(jobs: Jobs, prefect: Prefect, tmp_path: Path) -> None:
+    """A task worker runs the call that was delayed, with what `with_options` changed of the job."""
+    path = jobs.write(params={"lr": 0.1}, script='cat "$MLCTL_PARAMS_FILE" > "$MLCTL_OUTPUT_MODEL/p"')
+    served = tmp_path / "served.py"
+    served.write_text(f"import mlctl_prefect\ntrain = mlctl_prefect.mlctl_train({str(path)!r})\n")
+    prefect.serve_task(served, "train", jobs.home)
+    train = mlctl_train(path)
+    waiting = [train.delay({"lr": 0.2}), train.with_options(params={"lr": 0.3}).delay()]
+    for future in waiting:
+        future.wait(60)
+    seen = [json.loads(Path(one.result().outputs["model"], "p").read_text()) for one in waiting]
+    assert [one["lr"] for one in seen] == [0.2, 0.3] and jobs.attempts() == 2
 
 
 def test_kinds(jobs: Jobs) -> None:
@@ -172,6 +239,41 @@ def test_flow_retry(jobs: Jobs) -> None:
     nightly()
     assert seen[:2] == seen[2:] and seen[0] != seen[1]
     assert jobs.said("started") == 2 and jobs.attempts() == 4
+
+
+@pytest.mark.parametrize("where", ["subflow", "task", "submit", "deep", "block"])
+def test_own_key_at_a_later_try(jobs: Jobs, where: str) -> None:
+    """A job that failed under a key of the user's is tried anew at a later try of whatever its caller is called in, though the
+    caller itself is new there; a first try reports it."""
+    path = jobs.write(script=FAILS_ONCE)
+
+    def train() -> str:
+        if where == "block":
+            return str(MlctlJob(job=str(path)).trigger(key="mine").fetch_result().run)
+        asked = mlctl_train(path)
+        return str((asked.submit(key="mine").result() if where == "submit" else asked(key="mine")).run)
+
+    @flow
+    def below() -> str:
+        return task(train)() if where == "deep" else train()
+
+    @task(retries=1)
+    def around() -> str:
+        return below() if where == "deep" else train()
+
+    @flow
+    def nightly() -> str:
+        return around()
+
+    @flow(retries=1)
+    def retried() -> str:
+        return below()
+
+    for _ in range(2):  # a first try each, which reports what it finds
+        with pytest.raises(RunFailed, match="-0: failed"):
+            below()
+    end = nightly() if where in ("task", "submit", "deep") else retried()
+    assert end.endswith("-1") and jobs.attempts() == 2
 
 
 def test_adopted_failure_is_this_trys_own(jobs: Jobs) -> None:
@@ -276,6 +378,8 @@ def test_outputs_of_futures(jobs: Jobs) -> None:
     for late in (True, False):
         with pytest.raises(InvalidJob, match=r"outputs.modle: the job has no such output; did you mean 'model'\?"):
             wrong(late)
+    with pytest.raises(InvalidJob, match=r"inputs\.model: got nothing, expected a path or URI"):
+        flow(lambda: predict(inputs={"model": None}))()
 
 
 def test_secrets_masked(
@@ -376,7 +480,7 @@ def test_block_fields(jobs: Jobs, client: SyncPrefectClient, caplog: pytest.LogC
 
 
 def test_collection(client: SyncPrefectClient) -> None:
-    """Prefect finds the collection by its entry point; a server that has it shows the block."""
+    """Prefect finds the collection by its entry point; a server that has it shows the block, and none that isn't one."""
     assert load_prefect_collections()["mlctl_prefect"] is mlctl_prefect
-    shown = client.request("GET", "/block_types/slug/mlctl-job").json()
-    assert shown["name"] == "mlctl job"
+    shown = client.request("POST", "/block_types/filter", json={"limit": 200}).json()
+    assert [one["name"] for one in shown if "mlctl" in one["slug"]] == ["mlctl job"]

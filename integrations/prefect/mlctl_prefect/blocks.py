@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from mlctl.errors import InvalidJob, did_you_mean
 
-from .call import Call, again, asynchronous, next_key
+from .call import Call, asynchronous, later, next_key
 from .drive import Drive
 from .results import MlctlResult
 
@@ -52,7 +52,7 @@ class MlctlRun(JobRun[MlctlResult]):
         return self._drive.end()
 
 
-class MlctlJob(JobBlock[MlctlResult]):
+class MlctlJob(JobBlock):  # JobBlock[MlctlResult] would be one more type of block on the server
     """A job of mlctl's: its file, and where it runs."""
 
     model_config = ConfigDict(extra="ignore")  # what Prefect itself adds isn't kept; what else comes is refused below
@@ -105,7 +105,7 @@ class MlctlJob(JobBlock[MlctlResult]):
         Raises mlctl's errors for a wrong job and configuration.
         """
         call = Call(**{name: getattr(self, name) for name in Call.model_fields if name in type(self).model_fields})
-        known, retry = key or next_key(self._block_document_name or call.name), again(key)
+        known, retry = key or next_key(self._block_document_name or call.name), not key or later()
         drive = Drive(lambda: call.execution(params, inputs, known, retry), self.logger)
         return _begun_async(drive) if asynchronous() else _begun(drive)
 

@@ -6,7 +6,8 @@ import asyncio
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import Token
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from mlctl.errors import InvalidJob, one_line
 
 from .results import addresses
 
-__all__ = ["Call", "again", "asynchronous", "next_key"]
+__all__ = ["Call", "asynchronous", "later", "next_key"]
 
 
 class Call(BaseModel):
-    """What to run and where. All but `key` is part of what Prefect's cache policies see of a task's inputs."""
+    """What to run and where. All but `key` and `later` is part of what Prefect's cache policies see of a task's inputs."""
 
     job: str | Path | dict[str, Any]
     """The job's file, or what it would hold."""
@@ -35,6 +36,8 @@ class Call(BaseModel):
     config: str | Path | None = None
     on_change: str = "fail"
     key: str = Field(default="", exclude=True)
+    later: bool = Field(default=False, exclude=True)
+    """Whether it is made at a later try of what calls it."""
 
     def execution(
         self, params: Mapping[str, Any] | None, inputs: Mapping[str, Any] | None, key: str, retry: bool
@@ -93,14 +96,25 @@ def next_key(name: str) -> str:
     return f"prefect/{place}/{name}/{number}"
 
 
-def again(key: str | None) -> bool:
-    """Whether a job that ended badly under the key is tried again: at a later try of the task or of its flow run.
+def later() -> bool:
+    """Whether this is a later try: of the task or the flow around it, or of any that those are called in.
 
-    So it is at each under a key that `next_key` made, where none came before: there is nothing at the first.
+    A job that ended badly under the user's own key is tried again at a later try only. So it is at each under a key that
+    `next_key` made, where none came before: there is nothing at the first.
     """
-    task, flow = TaskRunContext.get(), FlowRunContext.get()
-    later = (task and task.task_run.run_count > 1) or (flow and flow.flow_run and flow.flow_run.run_count > 1)
-    return bool(not key or later)
+    return any(context.task_run.run_count > 1 for context in _around(TaskRunContext)) or any(
+        context.flow_run and context.flow_run.run_count > 1 for context in _around(FlowRunContext)
+    )
+
+
+def _around(kind: Any) -> Iterator[Any]:
+    """The contexts of that kind, the innermost first. Prefect has no other way to the ones outside: the run of a subflow, or
+    of a task within a task, counts its own tries only."""
+    context = kind.get()
+    while context:
+        yield context
+        token = getattr(context, "_token", None)
+        context = token.old_value if token and token.old_value is not Token.MISSING else None
 
 
 def asynchronous() -> bool:
@@ -110,5 +124,6 @@ def asynchronous() -> bool:
     except RuntimeError:
         return False
     task, flow = TaskRunContext.get(), FlowRunContext.get()
-    around = task.task if task else flow.flow if flow else None
+    subflow = task and flow and flow.flow_run and task.task_run.flow_run_id != flow.flow_run.id  # called by the task
+    around = task.task if task and not subflow else flow.flow if flow else None
     return around is None or around.isasync

@@ -71,12 +71,12 @@ def output(of: Any, name: str) -> Output:
     return Output(of=of, name=name)
 
 
-def addresses(inputs: Mapping[str, Any] | None) -> dict[str, str]:
-    """The inputs as the job takes them. Raises InvalidJob for what is no address, and for an output that isn't there."""
+def addresses(inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The inputs as the job takes them, and refuses them. Raises InvalidJob for an output that isn't there."""
     return {name: _address(name, value) for name, value in (inputs or {}).items()}
 
 
-def _address(name: str, value: Any) -> str:
+def _address(name: str, value: Any) -> Any:
     if isinstance(value, Output) and isinstance(value.of, MlctlResult):
         return value.of.outputs[value.name]
     if isinstance(value, MlctlResult) and len(value.outputs) == 1:
@@ -86,4 +86,4 @@ def _address(name: str, value: Any) -> str:
         raise InvalidJob(
             f"inputs.{name}: the job {value.job} has several outputs or none ({have}); name one: output(..., NAME)"
         )
-    return value if isinstance(value, str) else str(value)
+    return value

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from prefect import Task, unmapped
 from prefect.context import TaskRunContext
-from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
+from prefect.utilities.annotations import BaseAnnotation
+from prefect.utilities.collections import isiterable
+from prefect.utilities.engine import resolve_inputs_sync
 
 from mlctl.errors import InvalidJob, MlctlError, RunFailed, Unavailable
 from mlctl.job import Kind
 
-from .call import Call, again, asynchronous, next_key
+from .call import Call, asynchronous, later, next_key
 from .drive import Drive
 from .results import MlctlResult
 
@@ -28,8 +30,9 @@ def _drive(params: Any, inputs: Any, key: str | None, call: Call | None) -> Driv
     context = TaskRunContext.get()
     if context is None:
         raise InvalidJob("this runs in Prefect: call the task, not its fn")
-    asked = call or cast(MlctlTask, context.task).call  # none given: a background task, from its own queue
-    known, retry = key or asked.key or f"prefect/{context.task_run.id}", again(key)
+    asked = call or cast(MlctlTask, context.task).call
+    known = key or asked.key or f"prefect/{context.task_run.id}"
+    retry = not key or asked.later or context.task_run.run_count > 1
     return Drive(lambda: asked.execution(params, inputs, known, retry), get_run_logger())
 
 
@@ -78,7 +81,8 @@ class MlctlTask(Task[Any, MlctlResult]):
     def with_options(self, **options: Any) -> MlctlTask:
         """A copy with other options, of Prefect's or of mlctl_task's (params, inputs, target, profile, config,
         on_change). A `key` is of one call."""
-        mine = {name: options.pop(name) for name in list(options) if name in Call.model_fields and name != "key"}
+        known = [name for name, field in Call.model_fields.items() if not field.exclude]
+        mine = {name: options.pop(name) for name in known if name in options}
         given = options.pop("retry_condition_fn", None)
         if given:
             options["retry_condition_fn"] = _worth(given)
@@ -88,7 +92,7 @@ class MlctlTask(Task[Any, MlctlResult]):
 
     def _called(self) -> Call:
         """Counted here, where the flow calls: Prefect may answer from its cache, and the task's function not run."""
-        return self.call.model_copy(update={"key": next_key(self.name)})
+        return self.call.model_copy(update={"key": next_key(self.name), "later": later()})
 
     def __call__(  # type: ignore[override]
         self,
@@ -132,23 +136,32 @@ class MlctlTask(Task[Any, MlctlResult]):
         wait_for: Any = None,
         deferred: bool = False,
     ) -> Any:
-        """A job for each element of what is a list or a future of one; a mapping is the same for all."""
-        given = {"params": params, "inputs": inputs, "key": key}
-        given = {
-            name: unmapped(one) if isinstance(one, Mapping) else one for name, one in given.items() if one is not None
-        }
-        count = next((count for count in map(_count, given.values()) if count is not None), 0)
-        calls: Any = [self._called() for _ in range(count)] if count else unmapped(self.call)
-        return super().map(**given, call=calls, return_state=return_state, wait_for=wait_for, deferred=deferred)
+        """A job for each element of what has some, or is a future of that; a mapping is the same for all."""
+        asked = {"params": params, "inputs": inputs, "key": key}
+        mapped = {name: _mapped(one) for name, one in asked.items() if one is not None}
+        count = next((count for _, count in mapped.values() if count is not None), None)
+        given: dict[str, Any] = {name: one for name, (one, _) in mapped.items()}
+        given["call"] = unmapped(self.call) if count is None else [self._called() for _ in range(count)]
+        return super().map(**given, return_state=return_state, wait_for=wait_for, deferred=deferred)
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """For a task worker, as `delay` is: it runs this very call, whatever its own copy of the task was made of."""
+        given = dict(kwargs or {})
+        if "call" not in given:  # `map` gave it
+            given["call"] = self._called()
+        return super().apply_async(args, given, **options)
 
 
-def _count(value: Any) -> int | None:
-    """How many elements Prefect's `map` makes of `value`; None where it is the same for all."""
-    if isinstance(value, PrefectFuture):
-        value = value.result(raise_on_failure=False)
-    if isinstance(value, (unmapped, str, bytes)) or not hasattr(value, "__len__"):
-        return None
-    return len(value)
+def _mapped(value: Any) -> tuple[Any, int | None]:
+    """`value` as Prefect's `map` is to have it, and how many elements that makes of it; None where it is the same for all."""
+    if isinstance(value, Iterator):  # can be gone through once only
+        value = list(value)
+    found = resolve_inputs_sync({"": value}, max_depth=0)[""]  # of a future or a state, what it holds: as `map` does
+    if isinstance(found, Mapping):
+        return unmapped(value), None
+    if isinstance(found, BaseAnnotation) and not isinstance(found, unmapped):
+        found = found.unwrap()
+    return value, None if isinstance(found, unmapped) or not isiterable(found) else len(list(found))
 
 
 def _worth(given: Callable[..., Any] | None) -> Callable[..., Any]:
