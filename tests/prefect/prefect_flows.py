@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from mlctl_prefect import MlctlResult, mlctl_task, stop_jobs
+from mlctl_prefect import MlctlJob, MlctlResult, mlctl_task, stop_jobs
 
 
 @flow(persist_result=True)
@@ -40,6 +40,8 @@ def nightly(job: Path, home: str, how: str = "call") -> str:
         return str([one.result().run for one in train.map([{}, {}])])
     if how == "subflow":
         return nightly(job, home)
+    if how == "block":
+        return str(MlctlJob(job=str(job)).trigger().fetch_result().run)
     return str(train().run)
 
 
@@ -50,8 +52,8 @@ async def nightly_async(job: Path, home: str) -> str:
 
 
 @flow(on_crashed=[stop_jobs])
-def fragile(job: Path, home: str) -> str:
-    return nightly(job, home, "subflow")
+def fragile(job: Path, home: str, how: str) -> str:
+    return nightly(job, home, how)
 
 
 if __name__ == "__main__":

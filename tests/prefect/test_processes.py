@@ -57,9 +57,11 @@ def test_cancel(prefect: Prefect, jobs: Jobs, given: dict[str, Any]) -> None:
     assert jobs.attempts() == started == 3
 
 
-def test_crash_hook(prefect: Prefect, jobs: Jobs, given: dict[str, Any]) -> None:
-    """A flow that was killed under a runner has its jobs, its subflow's too, ended by stop_jobs, and its log says so."""
-    run = prefect.served("fragile", **given)
+@pytest.mark.parametrize("how", ["subflow", "block"])
+def test_crash_hook(prefect: Prefect, jobs: Jobs, given: dict[str, Any], how: str) -> None:
+    """A flow that was killed under a runner has its jobs, its subflow's and those of no task too, ended by stop_jobs, and its
+    log says so."""
+    run = prefect.served("fragile", **given, how=how)
     until(lambda: jobs.said("started"), what="the job")
     prefect.kill(run)
     until(lambda: jobs.said("stopped"), what="the hook")
