@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from airflow_server import ROOT, SESSION, Airflow
@@ -12,6 +12,16 @@ from airflow_server import ROOT, SESSION, Airflow
 def pytest_sessionfinish() -> None:
     SESSION.close()
     shutil.rmtree(ROOT, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the server said last, below a test of it that failed."""
+    report = yield
+    if report.failed and "server" in getattr(item, "fixturenames", ()):
+        for log in (ROOT / "server").glob("*.log"):
+            report.sections.append((f"the end of {log.name}", log.read_text(errors="replace")[-8000:]))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -160,6 +160,7 @@ def test_cancelled(account: Account) -> None:
         waiting.cancel()
         account.connect(NEW)
         account.revoke(f"{OLD} first")
+        await asyncio.wait([waiting])
         await trigger.on_kill()
 
     run(killed())

@@ -112,10 +112,33 @@ def test_stop_leaves_the_run(runs: list[mlctl.RunHandle], project: Path) -> None
         run.wait(PATIENCE)
 
 
+async def stopped(*triggers: Any) -> None:
+    """As Airflow stops them where a user acts on their tasks."""
+    waiting = [asyncio.create_task(event(one)) for one in triggers]
+    await watched(*triggers)
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)
+    assert all(one.cancelled() for one in waiting)
+
+
+async def over(*runs: mlctl.RunHandle) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not all(run.status().state.terminal for run in runs):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
 @pytest.mark.usefixtures("failed")
-def test_on_kill_cancels_its_own_run(runs: list[mlctl.RunHandle], project: Path) -> None:
+def test_on_kill_sees_the_end_of_its_own_run(runs: list[mlctl.RunHandle], project: Path) -> None:
     """What a user does to the deferred task ends that run, and no other."""
-    asyncio.run(trigger(runs[0]).on_kill())
+
+    async def killed() -> None:
+        one = trigger(runs[0])
+        await stopped(one)
+        await one.on_kill()
+
+    asyncio.run(killed())
     assert [run.status().state for run in runs[:2]] == [State.CANCELLED, State.RUNNING]
     (project.parent / "gate").touch()
     for run in runs[1:]:
@@ -123,21 +146,58 @@ def test_on_kill_cancels_its_own_run(runs: list[mlctl.RunHandle], project: Path)
 
 
 @pytest.mark.usefixtures("failed")
-def test_on_kill_is_not_torn(runs: list[mlctl.RunHandle], project: Path) -> None:
-    """Airflow cancels a trigger that it stops again each second, and its `on_kill` with it: the run ends all the same."""
+@pytest.mark.parametrize("torn", [False, True])
+def test_run_ends_without_on_kill(runs: list[mlctl.RunHandle], torn: bool) -> None:
+    """Airflow cancels a trigger that it stops again each second: its `on_kill` too, or what comes before that, and then it is never
+    called."""
 
-    async def torn() -> None:
-        ending = asyncio.create_task(trigger(runs[0]).on_kill())
-        await asyncio.sleep(0)
-        ending.cancel()
-        await asyncio.wait([ending])
-        assert ending.cancelled()
-        deadline = time.monotonic() + PATIENCE
-        while not runs[0].status().state.terminal and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+    async def killed() -> None:
+        made = [trigger(run) for run in runs]
+        await stopped(*made)
+        if torn:
+            waits = [asyncio.create_task(one.on_kill()) for one in made]
+            await asyncio.sleep(0)
+            for one in waits:
+                one.cancel()
+            await asyncio.wait(waits)
+            assert all(one.cancelled() for one in waits)
+        await over(*runs)
 
-    asyncio.run(torn())
-    assert [run.status().state for run in runs[:2]] == [State.CANCELLED, State.RUNNING]
+    asyncio.run(killed())
+    assert {run.status().state for run in runs} == {State.CANCELLED}
+
+
+@pytest.mark.usefixtures("failed")
+def test_run_ends_once_airflow_and_the_platform_answer(
+    runs: list[mlctl.RunHandle], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that fails, as of a busy database, loses no run."""
+    from mlctl.errors import Unavailable
+    from mlctl_airflow import identity
+
+    given_up, cancel = identity.given_up, Local.cancel
+    asked, told = [], []
+
+    def answer(*words: Any) -> bool:
+        asked.append(words)
+        if len(asked) == 1:
+            raise RuntimeError("database is locked")
+        return given_up(*words)
+
+    def tell(self: Local, run: Any) -> None:
+        told.append(run)
+        if len(told) == 1:
+            raise Unavailable("an outage")
+        cancel(self, run)
+
+    async def killed() -> None:
+        await stopped(trigger(runs[0]))
+        await over(runs[0])
+
+    monkeypatch.setattr(identity, "given_up", answer)
+    monkeypatch.setattr(Local, "cancel", tell)
+    asyncio.run(killed())
+    assert runs[0].status().state is State.CANCELLED and len(asked) == 2 and len(told) > 1
     (project.parent / "gate").touch()
     for run in runs[1:]:
         run.wait(PATIENCE)

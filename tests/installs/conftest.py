@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import ports
 import pytest
 from installed import ROOT
-
-import ports
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ports
 import pytest
 from prefect_harness import FLOWS, Jobs, Prefect, end, until
 
-import ports
 from behaviour import PLUGIN, SECRET, TOKEN
 
 if TYPE_CHECKING:

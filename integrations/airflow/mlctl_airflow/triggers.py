@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from mlctl.runs import Run, Status
     from mlctl.watch import Poller
 
-_CANCEL_SECONDS = 20.0  # Airflow gives on_kill 30
+_ON_KILL = 20.0  # seconds to wait in it: Airflow gives it 30
 _STOPPING = 1.0  # seconds in which the event loop of a triggerer that stops is gone
 _RENEWAL = 1.0  # seconds from one reading of credentials to the next, at least
-_ASK_SECONDS = 600.0  # thousands of tasks may be asked about at once, one after another
+_ENDING = 600.0  # seconds to end a run in: thousands of tasks may be asked about at once, one after another
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds from one try to the next, the last one ever after
 
 _T = TypeVar("_T")
 _targets: dict[str, _Target] = {}
@@ -62,6 +63,7 @@ class RunTrigger(BaseTrigger):
         self.log_interval = log_interval
         self.cursor = cursor
         self._answer: Status | BaseException | None = None
+        self._ending: asyncio.Task[None] | None = None  # the run's, once this was stopped
         self._target = _Target.of(target=target, settings=dict(settings), home=home, conn_id=conn_id)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -83,8 +85,7 @@ class RunTrigger(BaseTrigger):
         try:
             late = not await self._ended()
         except asyncio.CancelledError:
-            if not hasattr(BaseTrigger, "on_kill"):
-                asyncio.get_running_loop().call_later(_STOPPING, lambda: _begun(self._cancel_if_given_up()))
+            self._ending = _begun(self._cancel_if_given_up())
             raise
         except MlctlError as reason:
             error = str(reason)
@@ -93,41 +94,62 @@ class RunTrigger(BaseTrigger):
         yield TriggerEvent({"error": error, "late": late, "cursor": self.cursor, "deferral": self._deferral})
 
     async def on_kill(self) -> None:
-        """Cancels this trigger's own run, where a user acted on the deferred task. Airflow 3.3 and later call it then, and also
-        in a triggerer that comes to itself when another has its triggers."""
-        await asyncio.shield(_begun(self._cancel_if_given_up()))
-
-    async def _cancel(self) -> None:
-        from mlctl import lifecycle
-        from mlctl.errors import MlctlError
-        from mlctl.runs import Run
-
-        run = Run.parse(self.url)
-        poller = await self._target.poller(run)
-        try:
-            await asyncio.to_thread(lifecycle.cancel, poller.backend, run, _CANCEL_SECONDS)
-        except MlctlError as reason:
-            poller = await self._target.renewed(poller, run, reason)
-            await asyncio.to_thread(lifecycle.cancel, poller.backend, run, _CANCEL_SECONDS)
+        """Airflow 3.3 and later wait for it, and keep the task's log open, where a user acted on the deferred task. They may pass
+        over it, as they cancel a trigger again each second: so what it waits for is begun elsewhere."""
+        if self._ending:
+            await asyncio.wait([self._ending], timeout=_ON_KILL)
 
     async def _cancel_if_given_up(self) -> None:
-        """Before 3.3 a trigger is stopped where a user acts on its task as it is where the triggerer stops, and later as it is
-        where another triggerer took it: only what Airflow holds of the task tells. Where it doesn't answer, the run goes on."""
+        """Cancels the run, and sees its end, where a user acted on the deferred task.
+
+        Before 3.3 a trigger is stopped then as it is where the triggerer stops, and later as it is where another triggerer took it:
+        only what Airflow holds of the task tells. Where neither it nor the platform answers in time, the run goes on.
+        """
+        deadline, pauses, given_up = time.monotonic() + _ENDING, iter(_PAUSES), False
+        await asyncio.sleep(_STOPPING)
+        while True:
+            problem: object = "it takes its time to end"
+            try:
+                given_up = given_up or await self._given_up()
+                if not given_up:
+                    self.log.info("%s goes on: its task still waits for it", self.url)
+                    return
+                if await self._cancelled():
+                    return
+            except Exception as reason:
+                problem = reason
+            pause = next(pauses, _PAUSES[-1])
+            if time.monotonic() + pause > deadline:
+                self.log.error("%s may go on: its task's trigger was stopped, and then: %s", self.url, problem)
+                return
+            await asyncio.sleep(pause)
+
+    async def _given_up(self) -> bool:
         from asgiref.sync import sync_to_async
 
         from . import identity
 
         asked = asyncio.ensure_future(sync_to_async(identity.given_up)(self.task_instance, self.url))
+        done, _ = await asyncio.wait([asked], timeout=_ENDING)  # not cancelled: others share its connection
+        if not done:
+            raise TimeoutError(f"no answer in {_ENDING:g} s")
+        return asked.result()
+
+    async def _cancelled(self) -> bool:
+        """Asks for the run's end; True once it has ended. A wait for that would hold one of the few threads of this process."""
+        from mlctl import lifecycle
+        from mlctl.errors import MlctlError, RunNotFound
+        from mlctl.runs import Run
+
+        run = Run.parse(self.url)
+        poller = await self._target.poller(run)
         try:
-            done, _ = await asyncio.wait([asked], timeout=_ASK_SECONDS)  # not cancelled: others share its connection
-            if not done:
-                raise TimeoutError(f"no answer in {_ASK_SECONDS:g} s")
-            if not asked.result():
-                self.log.info("%s goes on: its task still waits for it", self.url)
-                return
-            await self._cancel()
-        except Exception as reason:
-            self.log.error("%s may go on: its task's trigger was stopped, and then: %s", self.url, reason)
+            return bool(await asyncio.to_thread(lifecycle.cancel, poller.backend, run, 0))
+        except RunNotFound:
+            return True
+        except MlctlError as reason:
+            poller = await self._target.renewed(poller, run, reason)
+            return bool(await asyncio.to_thread(lifecycle.cancel, poller.backend, run, 0))
 
     async def _ended(self) -> bool:
         """True once the run has ended; False where the deadline came first. Raises what can't be watched.
