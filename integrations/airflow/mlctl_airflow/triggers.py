@@ -85,7 +85,7 @@ class RunTrigger(BaseTrigger):
         try:
             late = not await self._ended()
         except asyncio.CancelledError:
-            self._ending = _begun(self._cancel_if_given_up())
+            asyncio.get_running_loop().call_later(_STOPPING, self._end)
             raise
         except MlctlError as reason:
             error = str(reason)
@@ -95,9 +95,12 @@ class RunTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Airflow 3.3 and later wait for it, and keep the task's log open, where a user acted on the deferred task. They may pass
-        over it, as they cancel a trigger again each second: so what it waits for is begun elsewhere."""
-        if self._ending:
-            await asyncio.wait([self._ending], timeout=_ON_KILL)
+        over it, as they cancel a trigger again each second: so `run` has what it begins begun, too."""
+        await asyncio.wait([self._end()], timeout=_ON_KILL)
+
+    def _end(self) -> asyncio.Task[None]:
+        self._ending = self._ending or _begun(self._cancel_if_given_up())
+        return self._ending
 
     async def _cancel_if_given_up(self) -> None:
         """Cancels the run, and sees its end, where a user acted on the deferred task.
@@ -106,7 +109,6 @@ class RunTrigger(BaseTrigger):
         only what Airflow holds of the task tells. Where neither it nor the platform answers in time, the run goes on.
         """
         deadline, pauses, given_up = time.monotonic() + _ENDING, iter(_PAUSES), False
-        await asyncio.sleep(_STOPPING)
         while True:
             problem: object = "it takes its time to end"
             try:
