@@ -181,15 +181,20 @@ def test_a_part_that_begins_in_an_outage(driven: Driven, caplog: pytest.LogCaptu
     """The run was there: it is asked for again. Nor does its success need a job file that is right still."""
     outcome = driven.start(options={"patience": 0}).wait(60)
     stem = Path(api.configuration.home(), "runs", outcome.run.name.rpartition("-")[0])
+    deadline = time.monotonic() + 60
+    while "ready" not in "".join(log.read_text() for log in stem.glob("0/log")):  # and needs the name no more
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     away = stem.rename(stem.with_name("away"))
-    stem.touch()  # a disk's trouble, and no missing run
+    stem.symlink_to(driven.project / "job.yaml")  # a disk's trouble, and no missing run
     second = driven.start(params={"lr": {"type": "number"}}, options={"found": outcome})
     deadline = time.monotonic() + 60
     while "trying again" not in caplog.text:
         assert time.monotonic() < deadline and not second.done.done()
         time.sleep(0.01)
-    stem.unlink()
-    away.rename(stem)
+    link = stem.with_name("link")
+    link.symlink_to(away)
+    link.replace(stem)  # at once: it is never missing
     driven.gate.touch()
     assert second.succeeded().run == outcome.run
 
